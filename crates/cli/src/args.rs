@@ -1,0 +1,161 @@
+//! The command line, word for word.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use durable_core::{id::ExecutionId, store::DatabaseUrl};
+
+/// Durable functions for Python: workflows that survive whatever happens to the process.
+#[derive(Debug, Parser)]
+#[command(name = "durable", version, after_help = "\
+Exit codes: 0 done · 1 the execution failed · 2 wrong arguments, file or inputs · \
+3 database or system failure · 4 no such execution, or not ended · 130 interrupted")]
+pub(crate) struct Args {
+    /// What to log to stderr, such as info or durable_core=debug.
+    #[arg(long, env = "DURABLE_LOG", default_value = "error", global = true, hide_env_values = true)]
+    pub(crate) log: String,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a workflow to its end, in this process, with its state in a database.
+    Run(Run),
+    /// Go on with an execution that was interrupted.
+    Resume(Resume),
+    /// List executions, the newest first.
+    List(List),
+    /// Show an execution with its calls.
+    Show(One),
+    /// Show an execution's calls with their results and failed attempts.
+    Calls(One),
+    /// Print an execution's output.
+    Result(One),
+    /// Print what an execution's workflow and functions wrote.
+    Logs(One),
+    /// Compile a workflow and say what it cannot do, without running it.
+    Check(Check),
+    /// Measure this machine: calls per second, latencies, commits per call.
+    Bench(Bench),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Store {
+    /// The database: sqlite://PATH, a path ending in .db, or postgres://USER@HOST/NAME.
+    #[arg(long = "db", value_name = "URL", env = "DURABLE_DATABASE_URL", default_value = "sqlite://durable.db",
+          hide_env_values = true)]
+    pub(crate) url: DatabaseUrl,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Functions {
+    /// A Python file whose functions the workflow calls; may be given several times. Without any,
+    /// the files beside the workflow that it imports are taken.
+    #[arg(long = "functions", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A Python module whose functions the workflow calls; may be given several times.
+    #[arg(short = 'm', long = "module", value_name = "MODULE")]
+    pub(crate) modules: Vec<String>,
+    /// The Python that runs the functions.
+    #[arg(long, env = "DURABLE_PYTHON", default_value = "python3", value_name = "PROGRAM")]
+    pub(crate) python: PathBuf,
+    /// How many functions run at the same time [default: twice the processors, at least 4].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) concurrency: Option<u16>,
+}
+
+impl Functions {
+    /// The number of functions that run at the same time.
+    pub(crate) fn concurrency(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.concurrency.map_or((2 * processors).max(4), usize::from)
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Run {
+    /// The workflow: a Python file.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) functions: Functions,
+    /// An input as name=JSON; may be given several times. A text needs quotes: name='"text"'.
+    #[arg(long = "input", value_name = "NAME=JSON")]
+    pub(crate) inputs: Vec<String>,
+    /// A file that holds a JSON object of inputs; single --input options win over it.
+    #[arg(long = "inputs", value_name = "FILE")]
+    pub(crate) inputs_file: Option<PathBuf>,
+    /// The execution's id; when it exists, it is resumed instead of started again.
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<ExecutionId>,
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Print one JSON object: id, status, output, error.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Resume {
+    /// The execution.
+    pub(crate) id: ExecutionId,
+    #[command(flatten)]
+    pub(crate) functions: Functions,
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Print one JSON object: id, status, output, error.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct List {
+    /// Only executions of this status: scheduled, running, waiting, completed or failed.
+    #[arg(long)]
+    pub(crate) status: Option<durable_core::model::ExecutionStatus>,
+    /// How many at most.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Print a JSON array.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct One {
+    /// The execution.
+    pub(crate) id: ExecutionId,
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Check {
+    /// The workflow: a Python file.
+    pub(crate) file: PathBuf,
+    /// Print one JSON object: file, ok, entry, functions, error.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Bench {
+    /// Which loads: fanout (500 executions of a gather of 10), chain (1,000 calls one after the
+    /// other), latency (100 executions of one call), wide (a gather of 10,000).
+    #[arg(value_parser = ["fanout", "chain", "latency", "wide"])]
+    pub(crate) work: Vec<String>,
+    /// The database to measure [default: a new SQLite file, deleted afterwards].
+    #[arg(long = "db", value_name = "URL")]
+    pub(crate) url: Option<DatabaseUrl>,
+    /// Divide the sizes of the loads by this, for a quick look.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) scale_down: u32,
+    /// Print one JSON object per figure: work, metric, value, unit.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

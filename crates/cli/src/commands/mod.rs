@@ -1,0 +1,25 @@
+//! One file per command.
+
+mod bench;
+mod check;
+mod run;
+mod view;
+
+use std::process::ExitCode;
+
+use crate::args::Command;
+
+/// Does what was asked for.
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => run::run(args).await,
+        Command::Resume(args) => run::resume(args).await,
+        Command::List(args) => view::list(args).await,
+        Command::Show(args) => view::show(args).await,
+        Command::Calls(args) => view::calls(args).await,
+        Command::Result(args) => view::result(args).await,
+        Command::Logs(args) => view::logs(args).await,
+        Command::Check(args) => check::check(&args),
+        Command::Bench(args) => bench::bench(args).await,
+    }
+}

@@ -1,0 +1,170 @@
+//! `durable run` and `durable resume`.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use durable_core::{
+    id::{ExecutionId, WorkerId},
+    interpreter::Program,
+    model::{Execution, ExecutionStatus},
+    orchestrator::{OrchestrationError, rescue::take_over, start},
+    store::{Db, calls, executions},
+};
+use durable_worker::Registry;
+use serde_json::json;
+
+use crate::{
+    args::{self, Functions},
+    embedded::{self, Embedded, Ended},
+    failure::{EXECUTION_FAILED, INTERRUPTED, wrong},
+    owner::{self, Owner},
+    progress::Progress,
+    sources,
+};
+
+/// Runs a workflow to its end.
+pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
+    let program = Arc::new(sources::program(&args.file)?);
+    let inputs = sources::inputs(&args.inputs, args.inputs_file.as_deref())?;
+    program.check_inputs(&inputs)?;
+    let files = sources::function_files(&args.file, &program, &args.functions)?;
+    let (registry, _host) = embedded::python(files.clone(), &args.functions).await?;
+    sources::check_functions(&program, &registry.offers())?;
+    let db = open(args.store.url).await?;
+    let id = args.id.unwrap_or_else(ExecutionId::generate);
+    let session = Session { functions: args.functions, files, json: args.json, db };
+    let embedded = session.embedded(&id, registry)?;
+    let request = start::Start { id: Some(id.clone()), program, inputs, queue: "default".into() };
+    let started = start::start(&embedded.engine, request).await?;
+    if !started.created {
+        return session.go_on(embedded, started.execution).await;
+    }
+    session.finish(embedded, started.execution).await
+}
+
+/// Goes on with an execution.
+pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
+    let db = open(args.store.url).await?;
+    let id = args.id.clone();
+    let found = db
+        .read(move |conn| {
+            let execution = executions::get(conn, &id)?;
+            let source = match &execution {
+                Some(execution) => executions::source(conn, &execution.source_hash)?,
+                None => None,
+            };
+            Ok(execution.zip(source))
+        })
+        .await?;
+    let (execution, source) = found.ok_or_else(|| OrchestrationError::NotFound(args.id.clone()))?;
+    let session =
+        Session { files: Vec::new(), functions: args.functions, json: args.json, db };
+    if execution.status.is_final() {
+        return Ok(session.print(&execution));
+    }
+    let program = Program::compile(&execution.workflow, &source)?;
+    let files = session.function_files(&execution, &program)?;
+    let (registry, _host) = embedded::python(files.clone(), &session.functions).await?;
+    sources::check_functions(&program, &registry.offers())?;
+    let session = Session { files, ..session };
+    let embedded = session.embedded(&args.id, registry)?;
+    session.go_on(embedded, execution).await
+}
+
+async fn open(url: durable_core::store::DatabaseUrl) -> anyhow::Result<Db> {
+    Ok(tokio::task::spawn_blocking(move || Db::open(&url)).await??)
+}
+
+/// What `run` and `resume` have in common.
+struct Session {
+    functions: Functions,
+    files: Vec<PathBuf>,
+    json: bool,
+    db: Db,
+}
+
+impl Session {
+    fn embedded(&self, id: &ExecutionId, registry: Registry) -> anyhow::Result<Embedded> {
+        let progress = Arc::new(Progress::new(self.json));
+        Embedded::new(self.db.clone(), id, registry, self.functions.concurrency(), progress)
+    }
+
+    /// Without `--functions`, those that the execution was started with cannot be known: files of
+    /// the imported names are looked for here.
+    fn function_files(&self, execution: &Execution, program: &Program) -> anyhow::Result<Vec<PathBuf>> {
+        let here = std::env::current_dir()?.join(&execution.workflow);
+        sources::function_files(&here, program, &self.functions)
+    }
+
+    /// Takes an execution over from the process that ran it, which must be dead.
+    async fn go_on(&self, embedded: Embedded, execution: Execution) -> anyhow::Result<ExitCode> {
+        if execution.status.is_final() {
+            return Ok(self.print(&execution));
+        }
+        let id = &execution.id;
+        for owner in self.owners(&execution).await? {
+            match owner::look_up(&owner) {
+                Owner::Dead => {}
+                Owner::Alive(pid) => return Err(wrong(format!("execution {id} is being run by process {pid}"))),
+                Owner::Elsewhere => {
+                    return Err(wrong(format!("execution {id} is being run on another machine, by {owner}")));
+                }
+            }
+        }
+        if !take_over(&embedded.engine, id, execution.runner.as_ref()).await? {
+            return Err(wrong(format!("execution {id} has just been taken over by another process")));
+        }
+        self.finish(embedded, execution).await
+    }
+
+    async fn owners(&self, execution: &Execution) -> anyhow::Result<Vec<WorkerId>> {
+        let id = execution.id.clone();
+        let mut owners = self.db.read(move |conn| calls::workers_of(conn, &id)).await?;
+        owners.extend(execution.runner.clone());
+        owners.extend(execution.claimed_by.clone());
+        Ok(owners)
+    }
+
+    async fn finish(&self, embedded: Embedded, execution: Execution) -> anyhow::Result<ExitCode> {
+        let id = execution.id.clone();
+        let progress = embedded.progress();
+        progress.title(format!("{} · execution {id}", execution.workflow));
+        let ended = embedded.run(&id).await;
+        progress.close();
+        match ended? {
+            Ended::Finished(execution) => Ok(self.print(&execution)),
+            Ended::Interrupted => {
+                let db = self.db.url().to_string();
+                let command = embedded::resume_command(&id, &self.functions, &self.files, &db);
+                eprintln!("interrupted; everything that was completed is kept. Go on with:\n  {command}");
+                Ok(ExitCode::from(INTERRUPTED))
+            }
+        }
+    }
+
+    /// The output alone on stdout, as one line of JSON.
+    fn print(&self, execution: &Execution) -> ExitCode {
+        if self.json {
+            println!(
+                "{}",
+                json!({"id": execution.id, "status": execution.status, "output": execution.output,
+                       "error": execution.error})
+            );
+        } else if let Some(output) = &execution.output {
+            println!("{output}");
+        }
+        if execution.status == ExecutionStatus::Completed {
+            return ExitCode::SUCCESS;
+        }
+        if let (Some(failure), false) = (&execution.error, self.json) {
+            match &failure.traceback {
+                Some(traceback) => eprintln!("{}", traceback.trim_end()),
+                None => eprintln!("{failure}"),
+            }
+            if let Some(hint) = failure.message.split_once("\nhint: ").map(|(_, hint)| hint) {
+                eprintln!("hint: {hint}");
+            }
+            eprintln!("error: execution {} failed: {}", execution.id, failure.kind);
+        }
+        ExitCode::from(EXECUTION_FAILED)
+    }
+}

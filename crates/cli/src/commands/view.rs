@@ -1,0 +1,217 @@
+//! What became of executions: `list`, `show`, `calls`, `result`, `logs`.
+
+use std::process::ExitCode;
+
+use durable_core::{
+    id::ExecutionId,
+    model::{Attempt, Call, CallStatus, Execution, ExecutionStatus, Json, Stream},
+    orchestrator::OrchestrationError,
+    store::{Db, DbConnection, StoreError, calls, executions, logs},
+    time::Timestamp,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    args,
+    failure::{EXECUTION_FAILED, not_there},
+    progress::seconds,
+};
+
+/// Runs a query against the database of an execution that must exist.
+async fn query<T: Send + 'static>(
+    args: &args::One,
+    query: impl FnOnce(&mut DbConnection, &ExecutionId) -> Result<T, StoreError> + Send + 'static,
+) -> anyhow::Result<(Execution, T)> {
+    let url = args.store.url.clone();
+    let db = tokio::task::spawn_blocking(move || Db::open(&url)).await??;
+    let id = args.id.clone();
+    let found = db
+        .read(move |conn| match executions::get(conn, &id)? {
+            Some(execution) => Ok(Some((execution, query(conn, &id)?))),
+            None => Ok(None),
+        })
+        .await?;
+    Ok(found.ok_or_else(|| OrchestrationError::NotFound(args.id.clone()))?)
+}
+
+fn print_json(value: &Value) {
+    println!("{value}");
+}
+
+pub(crate) async fn list(args: args::List) -> anyhow::Result<ExitCode> {
+    let db = tokio::task::spawn_blocking(move || Db::open(&args.store.url)).await??;
+    let (status, limit) = (args.status, i64::from(args.limit));
+    let executions = db.read(move |conn| executions::list(conn, status, limit)).await?;
+    if args.json {
+        print_json(&serde_json::to_value(&executions)?);
+    } else if executions.is_empty() {
+        eprintln!("no executions in {}", db.url());
+    } else {
+        println!("{:36}  {:10}  {:24}  {:20}  {:>8}", "ID", "STATUS", "WORKFLOW", "CREATED", "TOOK");
+        for execution in &executions {
+            println!(
+                "{:36}  {:10}  {:24}  {:20}  {:>8}",
+                execution.id.as_str(),
+                execution.status,
+                execution.workflow,
+                second(execution.created_at),
+                execution.finished_at.map_or_else(String::new, |end| seconds(end.since(execution.created_at))),
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An instant to the second, in UTC.
+fn second(at: Timestamp) -> String {
+    let text = at.to_string();
+    format!("{}Z", text.split('.').next().unwrap_or_default())
+}
+
+pub(crate) async fn show(args: args::One) -> anyhow::Result<ExitCode> {
+    let (execution, calls) = query(&args, |conn, id| calls::list(conn, id)).await?;
+    if args.json {
+        let mut shown = serde_json::to_value(&execution)?;
+        shown["calls"] = serde_json::to_value(&calls)?;
+        print_json(&shown);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("execution  {}", execution.id);
+    println!("workflow   {}", execution.workflow);
+    println!("status     {}", execution.status);
+    println!("created    {}", second(execution.created_at));
+    if let Some(end) = execution.finished_at {
+        println!("finished   {} (after {})", second(end), seconds(end.since(execution.created_at)));
+    }
+    println!("paused     {} times", execution.suspension);
+    if let Some(output) = &execution.output {
+        println!("output     {output}");
+    }
+    if let Some(failure) = &execution.error {
+        println!("error      {failure}");
+        if let Some(traceback) = &failure.traceback {
+            println!("{}", indent(traceback));
+        }
+    }
+    if !calls.is_empty() {
+        println!("calls");
+        calls.iter().for_each(|call| println!("{}", call_line(call)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn indent(text: &str) -> String {
+    let lines: Vec<String> = text.trim_end().lines().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
+}
+
+fn call_line(call: &Call) -> String {
+    let mark = match call.status {
+        CallStatus::Pending => "·",
+        CallStatus::Running => "▸",
+        CallStatus::Completed => "✓",
+        CallStatus::Failed => "✗",
+        CallStatus::Cancelled => "∅",
+    };
+    let place = call.line.map_or_else(String::new, |line| format!("line {line}"));
+    let took = call.completed_at.map_or_else(String::new, |end| {
+        seconds(end.since(call.started_at.unwrap_or(call.created_at)))
+    });
+    let again = if call.attempt > 1 { format!("  attempt {}", call.attempt) } else { String::new() };
+    let due = match call.status {
+        CallStatus::Pending => call.due_at.map_or_else(String::new, |at| format!("  looked at {}", second(at))),
+        _ => String::new(),
+    };
+    format!("  {mark} #{:<5} {:9}  {:32} {place:9} {took:>8}{again}{due}", call.id, call.status, call.function)
+}
+
+pub(crate) async fn calls(args: args::One) -> anyhow::Result<ExitCode> {
+    type Found = (Vec<Call>, Vec<Attempt>, Vec<Option<(Json, Json)>>);
+    let (_, (calls, attempts, arguments)): (_, Found) = query(&args, |conn, id| {
+        let calls = calls::list(conn, id)?;
+        let arguments = calls.iter().map(|call| calls::arguments(conn, id, call.id)).collect::<Result<_, _>>()?;
+        Ok((calls, calls::attempts(conn, id)?, arguments))
+    })
+    .await?;
+    if args.json {
+        let shown = calls.iter().zip(&arguments).map(|(call, arguments)| {
+            let mut shown = serde_json::to_value(call)?;
+            let (args, kwargs) = arguments.clone().unzip();
+            shown["args"] = serde_json::to_value(args)?;
+            shown["kwargs"] = serde_json::to_value(kwargs)?;
+            let failed: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.call_id == call.id).collect();
+            shown["failed_attempts"] = serde_json::to_value(failed)?;
+            Ok(shown)
+        });
+        print_json(&Value::Array(shown.collect::<Result<_, serde_json::Error>>()?));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (call, arguments) in calls.iter().zip(arguments) {
+        println!("{}", call_line(call));
+        if let Some((args, kwargs)) = arguments.filter(|_| call.function.contains('.') || call.started_at.is_some()) {
+            println!("      args    {} {}", short(&args.0), short(&kwargs.0));
+        }
+        if let Some(result) = &call.result {
+            println!("      result  {}", short(&result.0));
+        }
+        for attempt in attempts.iter().filter(|attempt| attempt.call_id == call.id) {
+            println!("      attempt {} failed at {}: {}", attempt.number, second(attempt.finished_at), attempt.error);
+        }
+        if let Some(traceback) = call.error.as_ref().and_then(|failure| failure.traceback.as_ref()) {
+            println!("{}", indent(traceback));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A value in one line of at most a hundred characters.
+fn short(text: &str) -> String {
+    if text.chars().count() <= 100 {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(99).collect();
+    format!("{start}…")
+}
+
+pub(crate) async fn result(args: args::One) -> anyhow::Result<ExitCode> {
+    let (execution, ()) = query(&args, |_, _| Ok(())).await?;
+    if args.json {
+        let shown = json!({"id": execution.id, "status": execution.status, "output": execution.output,
+                           "error": execution.error});
+        print_json(&shown);
+    }
+    match (execution.status, execution.output, execution.error) {
+        (ExecutionStatus::Completed, Some(output), _) => {
+            if !args.json {
+                println!("{output}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        (ExecutionStatus::Failed, _, Some(failure)) => {
+            if !args.json {
+                eprintln!("{}", failure.traceback.as_deref().unwrap_or(&failure.to_string()).trim_end());
+            }
+            Ok(ExitCode::from(EXECUTION_FAILED))
+        }
+        (status, ..) => Err(not_there(format!(
+            "execution {} has not ended: it is {status}\nhint: go on with durable resume {}",
+            args.id, args.id
+        ))),
+    }
+}
+
+pub(crate) async fn logs(args: args::One) -> anyhow::Result<ExitCode> {
+    let (_, lines) = query(&args, |conn, id| logs::list(conn, id)).await?;
+    if args.json {
+        print_json(&serde_json::to_value(&lines)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for line in &lines {
+        let who = line.call_id.map_or_else(|| "workflow".to_owned(), |id| format!("#{id}"));
+        let stream = if line.stream == Stream::Stderr { " (stderr)" } else { "" };
+        for text in line.text.lines() {
+            println!("{}  {who}{stream}  {text}", second(line.at));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

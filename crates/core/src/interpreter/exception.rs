@@ -1,0 +1,86 @@
+//! Exceptions in both directions.
+
+use monty_types::{ExcType, MontyException};
+
+use super::{advice, program::Program};
+use crate::model::Failure;
+
+/// A function's failure, as the exception that is raised where the workflow awaits it.
+///
+/// A type that the interpreter has arrives as itself. Any other arrives as its nearest builtin base
+/// that the interpreter has, with the original name kept in the message.
+pub(super) fn raise(failure: &Failure) -> MontyException {
+    let (kind, message) = arrives_as(failure);
+    MontyException::new(kind, Some(message))
+}
+
+/// Type and message under which a failure reaches the workflow.
+fn arrives_as(failure: &Failure) -> (ExcType, String) {
+    match raisable(&failure.kind) {
+        Some(kind) => (kind, failure.message.clone()),
+        None => {
+            let kind = failure.bases.iter().find_map(|base| raisable(base)).unwrap_or(ExcType::RuntimeError);
+            (kind, failure.to_string())
+        }
+    }
+}
+
+/// Whether an exception that ended the workflow is this failure of a function, passed on.
+pub(super) fn is_same(error: &Failure, failure: &Failure) -> bool {
+    let (kind, message) = arrives_as(failure);
+    error.kind == kind.to_string() && (error.message == message || error.message.starts_with(&format!("{message}\n")))
+}
+
+/// The interpreter's exception of that name, unless raising it would end the workflow past its
+/// `except` clauses.
+fn raisable(name: &str) -> Option<ExcType> {
+    let alias = match name {
+        "IOError" | "EnvironmentError" => "OSError",
+        "asyncio.exceptions.TimeoutError" | "concurrent.futures._base.TimeoutError" => "TimeoutError",
+        "json.decoder.JSONDecodeError" => "json.JSONDecodeError",
+        other => other,
+    };
+    let kind: ExcType = alias.parse().ok()?;
+    kind.is_subclass_of(ExcType::Exception).then_some(kind)
+}
+
+/// An exception that ended the workflow.
+pub(super) fn uncaught(program: &Program, error: &MontyException) -> Failure {
+    let kind = error.exc_type().to_string();
+    let mut message = error.message().unwrap_or_default().to_owned();
+    if let Some(advice) = advice::for_failure(&kind, &message) {
+        message.push_str(&format!("\nhint: {advice}"));
+    }
+    let frames: Vec<_> = error.traceback().iter().filter(|frame| program.owns(frame)).cloned().collect();
+    let shown = MontyException::with_traceback(error.exc_type(), error.message().map(str::to_owned), frames);
+    Failure { kind, message, traceback: Some(shown.to_string()), bases: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrives(kind: &str, bases: &[&str]) -> String {
+        let bases = bases.iter().map(|base| (*base).to_owned()).collect();
+        let failure = Failure { kind: kind.into(), message: "boom".into(), traceback: None, bases };
+        raise(&failure).summary()
+    }
+
+    #[test]
+    fn a_type_that_the_interpreter_lacks_arrives_as_its_nearest_base_with_its_name_kept() {
+        assert_eq!(arrives("ValueError", &[]), "ValueError: boom");
+        assert_eq!(arrives("KeyError", &[]), "KeyError: boom");
+        assert_eq!(
+            arrives("ConnectionRefusedError", &["ConnectionError", "OSError", "Exception"]),
+            "OSError: ConnectionRefusedError: boom"
+        );
+        assert_eq!(arrives("tasks.Refused", &["ValueError", "Exception"]), "ValueError: tasks.Refused: boom");
+        assert_eq!(arrives("weird.Thing", &[]), "RuntimeError: weird.Thing: boom");
+    }
+
+    #[test]
+    fn what_would_pass_every_except_clause_arrives_as_a_runtime_error() {
+        assert_eq!(arrives("SystemExit", &["BaseException"]), "RuntimeError: SystemExit: boom");
+        assert_eq!(arrives("KeyboardInterrupt", &["BaseException"]), "RuntimeError: KeyboardInterrupt: boom");
+    }
+}

@@ -1,0 +1,464 @@
+//! One turn of a workflow: from outcomes to the next pause, or the end.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+
+use monty::{Dump, FunctionCall, NameLookup, OsCall, RunProgress, Session, SessionRef};
+use monty_types::{
+    BASELINE_MEMORY, CallArgs, DateTimeSource, ExcType, ExtFunctionResult, LIVE_MEMORY, MontyException, MontyObject,
+    MontyUuid, NameLookupResult, OsFunctionCall, OsPolicy, PrintWriter, PrintWriterCallback, ProcessTime, RandomSeed,
+    RandomStart, ResourceLimits, ResourceTracker, SandboxTimeZone, SleepMode, SourceRange,
+};
+use serde_json::Value;
+
+use super::{
+    AdvanceError, End, Limits, NewCall, Pause, Program, Snapshot, Step, calendar, exception,
+    program::Entry,
+    snapshot::{self, SnapshotError, State},
+    value::{self, Refusal},
+    waits,
+};
+use crate::{
+    id::{CallId, ExecutionId},
+    model::{CallKind, Failure, Json, Outcome, Stream, Wake},
+    offers::Offers,
+    time::Timestamp,
+};
+
+/// Stack of the thread on which a turn runs: recursion limits of the interpreter fit in it.
+const STACK: usize = 16 << 20;
+
+/// Largest answer to `os.urandom`.
+const MAX_URANDOM: u64 = 1 << 20;
+
+/// What a turn needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn<'a> {
+    pub program: &'a Program,
+    /// Seeds `random`, so that two executions differ and a repeated turn does not.
+    pub execution: &'a ExecutionId,
+    /// What every clock of the workflow answers in this turn.
+    pub now: Timestamp,
+    /// Functions that are known to exist.
+    pub offers: &'a Offers,
+    pub limits: Limits,
+}
+
+/// Where a turn starts from.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// The beginning, with a JSON object of inputs.
+    Start { inputs: &'a Json },
+    /// A pause. Outcomes of calls that are not awaited any more are ignored.
+    Paused { snapshot: &'a Snapshot, base: &'a Snapshot, outcomes: &'a [(CallId, Outcome)] },
+}
+
+/// Runs a workflow to its next pause or its end, on a thread with a large stack.
+pub fn advance(turn: &Turn<'_>, origin: Origin<'_>) -> Result<Step, AdvanceError> {
+    on_big_stack(|| Run::new(turn).take(origin))
+}
+
+/// Runs `work` on a thread whose stack is large enough for the interpreter.
+pub(super) fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.unwrap_or_else(|error| panic!("the system has no thread left: {error}"));
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A turn being taken.
+struct Run<'a> {
+    turn: &'a Turn<'a>,
+    log: Log,
+    calls: Vec<NewCall>,
+}
+
+/// Why the interpreter stopped without an answer that the workflow can see.
+enum Stop {
+    Raised(MontyException),
+    Refused(AdvanceError),
+}
+
+impl From<MontyException> for Stop {
+    fn from(error: MontyException) -> Self {
+        Self::Raised(error)
+    }
+}
+
+impl From<SnapshotError> for Stop {
+    fn from(error: SnapshotError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl<'a> Run<'a> {
+    fn new(turn: &'a Turn<'a>) -> Self {
+        let log = Log { entries: Vec::new(), room: turn.limits.log };
+        Self { turn, log, calls: Vec::new() }
+    }
+
+    fn take(mut self, origin: Origin<'_>) -> Result<Step, AdvanceError> {
+        // The budget counts from here: what the process held before is not the workflow's.
+        BASELINE_MEMORY.store(LIVE_MEMORY.load(Ordering::Relaxed), Ordering::Relaxed);
+        let end = match self.run(origin) {
+            Ok(end) => end,
+            Err(Stop::Raised(error)) => self.fail(exception::uncaught(self.turn.program, &error)),
+            Err(Stop::Refused(error)) => return Err(error),
+        };
+        Ok(Step { log: self.log.entries, end })
+    }
+
+    fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
+        let mut wakes = Vec::new();
+        let (mut progress, base) = match origin {
+            Origin::Start { inputs } => (self.start(inputs)?, None),
+            Origin::Paused { snapshot, base, outcomes } => {
+                let base = snapshot::open_base(base)?;
+                let state = snapshot::open(snapshot, Some(&base))?;
+                wakes = state.wakes;
+                (self.resume(&state.dump, outcomes)?, Some(base))
+            }
+        };
+        loop {
+            progress = match progress {
+                RunProgress::FunctionCall(call) => self.function(call)?,
+                RunProgress::OsCall(call) => self.os(call)?,
+                RunProgress::NameLookup(lookup) => self.name(lookup)?,
+                RunProgress::Complete(value) => return Ok(self.finish(&value)),
+                RunProgress::ResolveFutures(_) => return self.pause(&progress, wakes, base.as_deref()),
+            }
+        }
+    }
+
+    fn start(&mut self, inputs: &Json) -> Result<RunProgress, Stop> {
+        let policy = OsPolicy {
+            datetime: DateTimeSource::CallHost,
+            timezone: SandboxTimeZone::utc(),
+            sleep: SleepMode::CallHost,
+            process_time: ProcessTime::Zero,
+            random_start: RandomStart::Seed(RandomSeed::Str(self.turn.execution.to_string())),
+        };
+        let limits = self.turn.limits;
+        // Never `max_feed_duration`: it adds up over the whole life of an execution.
+        let limits = ResourceLimits::default().max_turn_duration(limits.turn).max_memory(limits.memory);
+        let parsed = inputs.parse().map_err(|error| MontyException::runtime_error(format!("inputs: {error}")))?;
+        let inputs = value::from_json(&parsed).map_err(MontyException::runtime_error)?;
+        let run = match self.turn.program.entry {
+            Entry::Main(_) => self.turn.program.run()?,
+            Entry::Script => self.turn.program.run_with_globals(&parsed)?,
+        };
+        let values = match self.turn.program.entry {
+            Entry::Main(_) => vec![inputs],
+            Entry::Script => globals(&parsed).map_err(MontyException::runtime_error)?,
+        };
+        Ok(run.with_os_policy(policy).start(values, ResourceTracker::new(limits), self.log.writer())?)
+    }
+
+    fn resume(&mut self, dump: &[u8], outcomes: &[(CallId, Outcome)]) -> Result<RunProgress, Stop> {
+        let loaded = Dump::load(dump).map_err(|error| SnapshotError::Unreadable(error.to_string()))?;
+        let Session::Running(progress) = loaded.state else {
+            return Err(SnapshotError::Unreadable("it is not a running program".into()).into());
+        };
+        let RunProgress::ResolveFutures(paused) = *progress else {
+            return Err(SnapshotError::Unreadable("it is not paused".into()).into());
+        };
+        let pending = paused.pending_call_ids();
+        let mut results: Vec<(u32, ExtFunctionResult)> = outcomes
+            .iter()
+            .filter(|(id, _)| pending.contains(&id.0))
+            .map(|(id, outcome)| (id.0, deliver(outcome)))
+            .collect();
+        // One order at every resume, so that the same outcomes always lead to the same state.
+        results.sort_by_key(|(id, _)| *id);
+        Ok(paused.resume(results, self.log.writer())?)
+    }
+
+    fn function(&mut self, call: FunctionCall) -> Result<RunProgress, Stop> {
+        let name = &call.function_name;
+        if call.object_id.is_some() {
+            let message = format!("{name}() is not here: values arrive as plain data, without methods");
+            return Ok(call.resume(MontyException::new(ExcType::AttributeError, Some(message)), self.log.writer())?);
+        }
+        let dotted = name.contains('.');
+        if !dotted && (is_python_builtin(name) || !self.turn.offers.may_offer(name)) {
+            let missing = ExtFunctionResult::NotFound(name.clone());
+            return Ok(call.resume(missing, self.log.writer())?);
+        }
+        match arguments(&call.args) {
+            Ok((args, kwargs)) => {
+                let call_id = call.call_id;
+                self.record(call_id, CallKind::Function, name.clone(), &call.position, (args, kwargs), None);
+                Ok(call.resume_pending(self.log.writer())?)
+            }
+            Err(refusal) => {
+                let message = format!("{name}: {refusal}");
+                Ok(call.resume(MontyException::new(ExcType::TypeError, Some(message)), self.log.writer())?)
+            }
+        }
+    }
+
+    fn name(&mut self, lookup: NameLookup) -> Result<RunProgress, Stop> {
+        let name = &lookup.name;
+        let offered = lookup.object_id().is_none() && !is_python_builtin(name) && self.turn.offers.offers(name);
+        let answer = if offered {
+            NameLookupResult::Value(MontyObject::function(name.clone(), None))
+        } else {
+            NameLookupResult::Undefined
+        };
+        Ok(lookup.resume(answer, self.log.writer())?)
+    }
+
+    fn os(&mut self, call: OsCall) -> Result<RunProgress, Stop> {
+        let now = self.turn.now;
+        #[expect(clippy::cast_precision_loss, reason = "Python's clocks are floats")]
+        let seconds = now.0 as f64 / 1e6;
+        let answer = match &call.function_call {
+            OsFunctionCall::AsyncSleep(delay) | OsFunctionCall::AsyncSystemSleep(delay) => {
+                return self.sleep(*delay, call);
+            }
+            OsFunctionCall::Time(_) => MontyObject::float(seconds).into(),
+            OsFunctionCall::DateTimeNow(zone) => {
+                MontyObject::datetime(calendar::datetime_at(now, zone.as_ref())).into()
+            }
+            OsFunctionCall::DateToday => MontyObject::date(calendar::date_at(now)).into(),
+            OsFunctionCall::Urandom(args) if args.size <= MAX_URANDOM => self.urandom(call.call_id, args.size).into(),
+            OsFunctionCall::Import(module) => self.import(module),
+            OsFunctionCall::Sleep(_) | OsFunctionCall::SystemSleep(_) => {
+                refuse(ExcType::RuntimeError, "time.sleep() would block the workflow: await asyncio.sleep(seconds)")
+            }
+            OsFunctionCall::Getenv(_) | OsFunctionCall::GetEnviron => {
+                refuse(ExcType::PermissionError, "a workflow cannot read the environment: read it in a function")
+            }
+            other => refuse(
+                ExcType::PermissionError,
+                &format!("{other}: a workflow cannot use files or the system: do it in a function"),
+            ),
+        };
+        Ok(call.resume(answer, self.log.writer())?)
+    }
+
+    fn sleep(&mut self, delay: Duration, call: OsCall) -> Result<RunProgress, Stop> {
+        if delay.is_zero() {
+            return Ok(call.resume(MontyObject::none(), self.log.writer())?);
+        }
+        let id = call.call_id;
+        let none = (Json("[]".into()), Json("{}".into()));
+        self.record(id, CallKind::Timer, format!("sleep {}", in_words(delay)), &call.position, none, Some(delay));
+        Ok(call.resume(ExtFunctionResult::Future(id), self.log.writer())?)
+    }
+
+    fn record(
+        &mut self,
+        id: u32,
+        kind: CallKind,
+        function: String,
+        position: &SourceRange,
+        (args, kwargs): (Json, Json),
+        delay: Option<Duration>,
+    ) {
+        let line = (position.filename == self.turn.program.name).then(|| self.turn.program.line(position.start));
+        self.calls.push(NewCall { id: CallId(id), kind, function, args, kwargs, line, wake: Wake::Alone, delay });
+    }
+
+    fn urandom(&self, call_id: u32, size: u64) -> MontyObject {
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        let mut hasher = blake3::Hasher::new_derive_key("durable-monty os.urandom");
+        hasher.update(self.turn.execution.as_str().as_bytes()).update(&call_id.to_le_bytes());
+        hasher.finalize_xof().fill(&mut bytes);
+        MontyObject::bytes(bytes)
+    }
+
+    fn import(&self, module: &str) -> ExtFunctionResult {
+        if self.turn.program.serves(module) {
+            host_module(self.turn.program, module).into()
+        } else {
+            ExtFunctionResult::NotFound(module.to_owned())
+        }
+    }
+
+    fn finish(&mut self, value: &MontyObject) -> End {
+        match value::to_json(value.as_ref()) {
+            Ok(json) => {
+                for call in &self.calls {
+                    let line = call.line.map_or_else(String::new, |line| format!(" (line {line})"));
+                    let note = format!("{}{line} was never awaited and does not run\n", call.function);
+                    self.log.add(Stream::Stderr, &note);
+                }
+                End::Finish { output: Json::from(&json), abandoned: std::mem::take(&mut self.calls) }
+            }
+            Err(refusal) => self.fail(Failure::new("TypeError", format!("the workflow's output: {refusal}"))),
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> End {
+        End::Fail { failure, abandoned: std::mem::take(&mut self.calls) }
+    }
+
+    fn pause(
+        &mut self,
+        progress: &RunProgress,
+        old: Vec<(CallId, Wake)>,
+        base: Option<&[u8]>,
+    ) -> Result<End, Stop> {
+        let RunProgress::ResolveFutures(paused) = progress else { unreachable!("only a paused run pauses") };
+        let dump = monty::dump(&self.turn.program.name, None, &[], SessionRef::Running(progress))
+            .map_err(|error| AdvanceError::Crashed(format!("the state cannot be saved: {error}")))
+            .map_err(Stop::Refused)?;
+        let wakes = waits::read(&dump, paused.pending_call_ids());
+        let mut new_calls = std::mem::take(&mut self.calls);
+        let by_id: BTreeMap<CallId, Wake> = wakes.iter().copied().collect();
+        for call in &mut new_calls {
+            call.wake = by_id.get(&call.id).copied().unwrap_or(Wake::OnFailure);
+        }
+        let changed = |(id, wake): &(CallId, Wake)| by_id.get(id).copied().filter(|new| new != wake).map(|new| (*id, new));
+        let rewoken = old.iter().filter_map(changed).collect();
+        let waits_for_earlier = old.iter().any(|(id, _)| by_id.contains_key(id));
+        let has_groups = wakes.iter().any(|(_, wake)| matches!(wake, Wake::Group(_)));
+        let state = State { dump, wakes };
+        let (base, snapshot) = match base {
+            Some(base) => (None, snapshot::seal(&state, Some(base))),
+            None => {
+                let first = snapshot::seal(&state, None);
+                let dictionary = snapshot::open_base(&first)?;
+                (Some(first), snapshot::seal(&state, Some(&dictionary)))
+            }
+        };
+        Ok(End::Pause(Pause { snapshot, base, new_calls, rewoken, waits_for_earlier, has_groups }))
+    }
+}
+
+impl Program {
+    fn run_with_globals(&self, inputs: &Value) -> Result<monty::MontyRun, MontyException> {
+        let names = inputs.as_object().into_iter().flat_map(serde_json::Map::keys).cloned().collect();
+        monty::MontyRun::new(self.source.clone(), &self.name, names, monty_types::CompileOptions::default())
+    }
+}
+
+fn globals(inputs: &Value) -> Result<Vec<MontyObject>, Refusal> {
+    inputs.as_object().into_iter().flat_map(serde_json::Map::values).map(value::from_json).collect()
+}
+
+/// An outcome as the interpreter takes it. A result that it could not import would end the run, so
+/// it is turned into an exception here.
+fn deliver(outcome: &Outcome) -> ExtFunctionResult {
+    match outcome {
+        Outcome::Failed(failure) => exception::raise(failure).into(),
+        Outcome::Completed(json) => {
+            let value = json.parse().map_err(|error| Refusal(error.to_string()));
+            match value.and_then(|value| value::from_json(&value)) {
+                Ok(value) => value.into(),
+                Err(refusal) => refuse(ExcType::TypeError, &format!("the call's result: {refusal}")),
+            }
+        }
+    }
+}
+
+fn refuse(kind: ExcType, message: &str) -> ExtFunctionResult {
+    MontyException::new(kind, Some(message.to_owned())).into()
+}
+
+fn arguments(args: &CallArgs) -> Result<(Json, Json), Refusal> {
+    let name = |what: &dyn std::fmt::Display, refusal: Refusal| Refusal(format!("argument {what}: {refusal}"));
+    let positional = args
+        .args()
+        .enumerate()
+        .map(|(index, arg)| value::to_json(arg).map_err(|refusal| name(&(index + 1), refusal)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let named = args
+        .kwargs()
+        .map(|(key, arg)| {
+            let key = key.as_str().ok_or_else(|| Refusal("keywords must be texts".into()))?;
+            Ok((key.to_owned(), value::to_json(arg).map_err(|refusal| name(&key, refusal))?))
+        })
+        .collect::<Result<serde_json::Map<_, _>, Refusal>>()?;
+    Ok((Json::from(&Value::Array(positional)), Json::from(&Value::Object(named))))
+}
+
+fn host_module(program: &Program, dotted: &str) -> MontyObject {
+    let attrs: Vec<_> = program
+        .members(dotted)
+        .into_iter()
+        .map(|(name, is_module)| {
+            let full = format!("{dotted}.{name}");
+            let value =
+                if is_module { host_module(program, &full) } else { MontyObject::function(full, None) };
+            (MontyObject::string(name), value)
+        })
+        .collect();
+    let hash = *blake3::hash(dotted.as_bytes()).as_bytes();
+    let id = MontyUuid::from_random_bytes(hash[..16].try_into().unwrap_or([0; 16]));
+    MontyObject::module(dotted, id, attrs)
+}
+
+/// Builtins of Python that the interpreter lacks: calling one is a mistake in the workflow, never a
+/// function of that name.
+fn is_python_builtin(name: &str) -> bool {
+    const MISSING: &[&str] = &[
+        "aiter", "anext", "ascii", "breakpoint", "bytearray", "callable", "classmethod", "compile", "delattr", "dir",
+        "globals", "help", "input", "issubclass", "memoryview", "staticmethod", "super", "vars", "locals", "exit",
+        "quit",
+    ];
+    MISSING.contains(&name) || name.starts_with("__") || name.ends_with("Error") || name.ends_with("Warning")
+}
+
+/// A duration as people write it: `90s`, `1h 30m`, `2d`.
+fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if duration < Duration::from_secs(60) {
+        return format!("{}s", duration.as_secs_f64());
+    }
+    let units = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let parts: Vec<String> =
+        units.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    parts.join(" ")
+}
+
+/// Collects what a workflow prints, up to a limit; the rest is dropped with a note.
+struct Log {
+    entries: Vec<(Stream, String)>,
+    room: usize,
+}
+
+impl Log {
+    fn writer(&mut self) -> PrintWriter<'_> {
+        PrintWriter::Callback(self)
+    }
+
+    fn add(&mut self, stream: Stream, text: &str) {
+        if self.room == 0 {
+            return;
+        }
+        if text.len() > self.room {
+            self.room = 0;
+            self.entries.push((Stream::Stderr, "[the rest of this turn's output was dropped]\n".into()));
+            return;
+        }
+        self.room -= text.len();
+        match self.entries.last_mut() {
+            Some((last, existing)) if *last == stream => existing.push_str(text),
+            _ => self.entries.push((stream, text.to_owned())),
+        }
+    }
+}
+
+impl PrintWriterCallback for Log {
+    fn stdout_write(&mut self, output: Cow<'_, str>) -> Result<(), MontyException> {
+        self.add(Stream::Stdout, &output);
+        Ok(())
+    }
+
+    fn stdout_push(&mut self, end: char) -> Result<(), MontyException> {
+        self.add(Stream::Stdout, end.encode_utf8(&mut [0; 4]));
+        Ok(())
+    }
+
+    fn stderr_write(&mut self, output: Cow<'_, str>) -> Result<(), MontyException> {
+        self.add(Stream::Stderr, &output);
+        Ok(())
+    }
+
+    fn stderr_push(&mut self, end: char) -> Result<(), MontyException> {
+        self.add(Stream::Stderr, end.encode_utf8(&mut [0; 4]));
+        Ok(())
+    }
+}

@@ -1,0 +1,301 @@
+//! What there is: executions, calls, outcomes. The words are those of ARCHITECTURE.md.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{CallId, Epoch, ExecutionId, WorkerId},
+    time::Timestamp,
+};
+
+/// Declares an enum whose variants have one text form, the same in JSON, in the database and on
+/// the screen.
+macro_rules! text_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vdoc])* #[serde(rename = $text)] $variant,)+ }
+
+        impl $name {
+            /// Every variant, in the order of its life.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The text form.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(UnknownName { what: stringify!($name), seen: text.to_owned() }),
+                }
+            }
+        }
+    };
+}
+
+/// A text that names none of an enum's variants.
+#[derive(Debug, thiserror::Error)]
+#[error("{seen:?} is no {what}")]
+pub struct UnknownName {
+    what: &'static str,
+    seen: String,
+}
+
+text_enum! {
+    /// Where an execution is in its life. Who moves it on is said in [`crate::state`].
+    ExecutionStatus {
+        /// Inserted, not yet claimed for the first time.
+        Scheduled = "scheduled",
+        /// Claimed: somebody is advancing it.
+        Running = "running",
+        /// Paused at an `await` until outcomes are in.
+        Waiting = "waiting",
+        /// Ended with an output.
+        Completed = "completed",
+        /// Ended with an uncaught exception.
+        Failed = "failed",
+    }
+}
+
+impl ExecutionStatus {
+    /// No more changes will come.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Scheduled | Self::Running | Self::Waiting => false,
+            Self::Completed | Self::Failed => true,
+        }
+    }
+}
+
+text_enum! {
+    /// Where a call is in its life.
+    CallStatus {
+        /// Waiting for a worker, for its retry, or (a timer) for its instant.
+        Pending = "pending",
+        /// A worker runs its function.
+        Running = "running",
+        /// Its result is recorded.
+        Completed = "completed",
+        /// Its last attempt failed.
+        Failed = "failed",
+        /// Its execution ended before it did.
+        Cancelled = "cancelled",
+    }
+}
+
+impl CallStatus {
+    /// The outcome is recorded; nothing changes it any more.
+    pub fn is_settled(self) -> bool {
+        match self {
+            Self::Pending | Self::Running => false,
+            Self::Completed | Self::Failed | Self::Cancelled => true,
+        }
+    }
+}
+
+text_enum! {
+    /// What a workflow can wait for.
+    CallKind {
+        /// A function that a worker runs.
+        Function = "function",
+        /// An instant.
+        Timer = "timer",
+    }
+}
+
+/// Whether a settled call wakes its execution. Chosen anew at each pause, from what each task of
+/// the workflow waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wake {
+    /// Some task waits for this call alone: any outcome wakes.
+    Alone,
+    /// A task waits for a whole gather of plain calls. The last of the group wakes, and so does the
+    /// first that fails. The number is one more than the call id of the gather's first call.
+    Group(i64),
+    /// No outcome of this call alone lets a task go on, except perhaps a failure: it belongs to a
+    /// gather that also waits for a coroutine, or nobody awaits it (yet).
+    OnFailure,
+}
+
+impl Wake {
+    /// The form of the database column: null, the group's number, or 0.
+    pub(crate) fn to_column(self) -> Option<i64> {
+        match self {
+            Self::Alone => None,
+            Self::Group(number) => Some(number),
+            Self::OnFailure => Some(0),
+        }
+    }
+
+    pub(crate) fn from_column(column: Option<i64>) -> Self {
+        match column {
+            None => Self::Alone,
+            Some(0) => Self::OnFailure,
+            Some(number) => Self::Group(number),
+        }
+    }
+}
+
+/// One run of a workflow, as shown to people and programs. Inputs and snapshot are apart.
+#[derive(Debug, Clone, Serialize)]
+pub struct Execution {
+    pub id: ExecutionId,
+    /// The workflow's file name, as it stands in tracebacks.
+    pub workflow: String,
+    pub source_hash: String,
+    pub queue: String,
+    pub status: ExecutionStatus,
+    /// How often it has paused.
+    pub suspension: i64,
+    pub epoch: Epoch,
+    pub claimed_by: Option<WorkerId>,
+    /// The process that runs it with a queue of its own in memory; none when workers serve it.
+    pub runner: Option<WorkerId>,
+    /// When the clock looks at it: claim expired, start overdue, groups to be looked at again.
+    pub due_at: Option<Timestamp>,
+    /// The output in the JSON form of [`crate::interpreter::value`].
+    pub output: Option<Json>,
+    pub error: Option<Failure>,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub updated_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+}
+
+/// One thing that a workflow awaits.
+#[derive(Debug, Clone, Serialize)]
+pub struct Call {
+    pub execution_id: ExecutionId,
+    pub id: CallId,
+    /// The suspension at which it became pending.
+    pub resume_group: i64,
+    pub kind: CallKind,
+    /// The function's name; for a timer, the sleep in words.
+    pub function: String,
+    /// The line of the workflow on which it was made.
+    pub line: Option<u32>,
+    pub status: CallStatus,
+    /// The number of the present or last attempt, from 1.
+    pub attempt: i64,
+    pub worker: Option<WorkerId>,
+    pub result: Option<Json>,
+    pub error: Option<Failure>,
+    /// The claim that handed the outcome to the workflow.
+    pub delivered_in: Option<Epoch>,
+    /// When the clock acts on it: the timer fires, the retry starts, the job is pushed again, the
+    /// silent worker is given up.
+    pub due_at: Option<Timestamp>,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub completed_at: Option<Timestamp>,
+}
+
+/// Text that is valid JSON, kept as it came: large integers and key order survive.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Json(pub String);
+
+impl Json {
+    /// The parsed form.
+    pub fn parse(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::from_str(&self.0)
+    }
+}
+
+impl From<&serde_json::Value> for Json {
+    fn from(value: &serde_json::Value) -> Self {
+        Self(value.to_string())
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.parse().map_err(serde::ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+/// Why a call or an execution failed: a Python exception as data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The exception's type name, with its module unless it is builtin: `ValueError`, `tasks.Refused`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceback: Option<String>,
+    /// The builtin types that it inherits from, nearest first, where the type is not builtin itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<String>,
+}
+
+impl Failure {
+    /// A failure without a traceback.
+    pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: kind.into(), message: message.into(), traceback: None, bases: Vec::new() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.message.is_empty() { f.write_str(&self.kind) } else { write!(f, "{}: {}", self.kind, self.message) }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Completed(Json),
+    Failed(Failure),
+}
+
+/// What a workflow or function wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogLine {
+    /// The call whose function wrote it; none for the workflow itself.
+    pub call_id: Option<CallId>,
+    pub attempt: Option<i64>,
+    pub stream: Stream,
+    pub text: String,
+    pub at: Timestamp,
+}
+
+text_enum! {
+    /// Which stream was written to.
+    Stream {
+        /// Standard output.
+        Stdout = "stdout",
+        /// Standard error.
+        Stderr = "stderr",
+    }
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Attempt {
+    pub call_id: CallId,
+    pub number: i64,
+    pub worker: Option<WorkerId>,
+    pub error: Failure,
+    /// The worker was lost, which the retry policy does not count.
+    pub lost: bool,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Timestamp,
+}

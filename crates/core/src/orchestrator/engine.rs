@@ -1,0 +1,191 @@
+//! What every step needs: the store, the queue, a name, a clock.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use durable_queue::{Queue, QueueError};
+use tokio::sync::Notify;
+
+use super::event::{Event, Observer};
+use crate::{
+    id::{ExecutionId, WorkerId},
+    interpreter::{AdvanceError, CompileError, InputError, Limits, Program},
+    offers::Offers,
+    store::{
+        Db, StoreError,
+        executions::{self, Whose},
+    },
+    time::{Clock, SystemClock, Timestamp},
+};
+
+/// Why a step could not be taken. None of them leaves anything half-written.
+#[derive(Debug, thiserror::Error)]
+pub enum OrchestrationError {
+    /// The store failed; another process, or the next tick, takes the step.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The queue failed; the tick pushes again.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The state was refused, or the interpreter crashed.
+    #[error("execution {execution} cannot go on: {source}")]
+    Advance {
+        /// Which execution.
+        execution: ExecutionId,
+        /// Why.
+        source: AdvanceError,
+    },
+    /// The stored workflow does not compile with this program's interpreter.
+    #[error("the workflow of execution {execution} does not compile any more: {source}")]
+    Compile {
+        /// Which execution.
+        execution: ExecutionId,
+        /// Why.
+        source: Box<CompileError>,
+    },
+    /// The inputs do not fit.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// There is no such execution.
+    #[error("there is no execution {0}")]
+    NotFound(ExecutionId),
+    /// The id is taken by an execution of another workflow.
+    #[error("execution {0} exists already, of another workflow: choose another --id")]
+    IdTaken(ExecutionId),
+}
+
+/// How long rights last before somebody else may take over, and what a turn may use.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A claim. A turn is far shorter.
+    pub claim: Duration,
+    /// A running call whose worker is silent.
+    pub lease: Duration,
+    /// A pending call that no worker has begun, before it is pushed again.
+    pub push_again: Duration,
+    /// A started execution that nobody has claimed.
+    pub start: Duration,
+    /// The first look at a waiting gather whose last settler may have died; later looks double the
+    /// time, up to [`Settings::look_at_most`].
+    pub look: Duration,
+    /// The longest time between two looks.
+    pub look_at_most: Duration,
+    /// How often the worker of a call may be lost before the call fails.
+    pub max_lost: i64,
+    /// What a workflow may use up in a turn.
+    pub limits: Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            claim: Duration::from_secs(60),
+            lease: Duration::from_secs(30),
+            push_again: Duration::from_secs(60),
+            start: Duration::from_secs(10),
+            look: Duration::from_secs(10),
+            look_at_most: Duration::from_secs(300),
+            max_lost: 5,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Takes the steps of the line. One per process, shared.
+pub struct Engine {
+    /// The truth.
+    pub db: Db,
+    /// The conveyor belt.
+    pub queue: Arc<dyn Queue>,
+    /// This process, in claims and calls.
+    pub worker: WorkerId,
+    /// Where steps get the time from; ticks get it as an argument.
+    pub clock: Arc<dyn Clock>,
+    /// Functions that are known to exist.
+    pub offers: Offers,
+    /// Durations and limits.
+    pub settings: Settings,
+    /// Whose due rows its ticks act on.
+    pub whose: Whose,
+    observer: Arc<dyn Observer>,
+    programs: Mutex<HashMap<String, Arc<Program>>>,
+    /// Rung when something became due sooner than the clock loop may know.
+    pub sooner: Notify,
+}
+
+/// Compiled workflows that are kept at hand.
+const PROGRAMS_KEPT: usize = 256;
+
+impl Engine {
+    /// An engine with the machine's clock, default settings and nobody watching.
+    pub fn new(db: Db, queue: Arc<dyn Queue>, worker: WorkerId, offers: Offers) -> Self {
+        Self {
+            db,
+            queue,
+            worker,
+            clock: Arc::new(SystemClock),
+            offers,
+            settings: Settings::default(),
+            whose: Whose::Served,
+            observer: Arc::new(()),
+            programs: Mutex::default(),
+            sooner: Notify::new(),
+        }
+    }
+
+    /// The same with somebody watching.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// The present instant.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Tells whoever watches.
+    pub fn observe(&self, event: Event<'_>) {
+        self.observer.observe(&event);
+    }
+
+    /// Keeps a compiled workflow at hand.
+    pub(super) fn keep(&self, program: &Arc<Program>) {
+        let mut kept = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= PROGRAMS_KEPT {
+            kept.clear();
+        }
+        kept.insert(cache_key(&program.name, &program.hash), program.clone());
+    }
+
+    /// The workflow of an execution, compiled.
+    pub(super) async fn program(
+        &self,
+        execution: &ExecutionId,
+        name: &str,
+        hash: &str,
+    ) -> Result<Arc<Program>, OrchestrationError> {
+        let kept = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&cache_key(name, hash)).cloned();
+        if let Some(program) = kept {
+            return Ok(program);
+        }
+        let key = hash.to_owned();
+        let source = self.db.read(move |conn| executions::source(conn, &key)).await?;
+        let source = source.ok_or_else(|| StoreError::Inconsistent(format!("the source {hash} is missing")))?;
+        let program = Program::compile(name, &source).map_err(|error| OrchestrationError::Compile {
+            execution: execution.clone(),
+            source: Box::new(error),
+        })?;
+        let program = Arc::new(program);
+        self.keep(&program);
+        Ok(program)
+    }
+}
+
+fn cache_key(name: &str, hash: &str) -> String {
+    format!("{hash} {name}")
+}

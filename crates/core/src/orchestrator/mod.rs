@@ -1,0 +1,21 @@
+//! What happens to an execution, one file per word:
+//!
+//! [`start`] → [`claim`] → [`advance`] → [`pause`] → [`dispatch`] → *a worker runs the function* →
+//! [`settle`] → [`claim`] → [`advance`] → … → [`finish`]. [`drive`] strings them together;
+//! [`timers`] and [`rescue`] act beside the line, when time passes.
+
+pub mod advance;
+pub mod claim;
+pub mod dispatch;
+pub mod drive;
+mod engine;
+mod event;
+pub mod finish;
+pub mod pause;
+pub mod rescue;
+pub mod settle;
+pub mod start;
+pub mod timers;
+
+pub use engine::{Engine, OrchestrationError, Settings};
+pub use event::{Event, Observer};

@@ -1,0 +1,102 @@
+//! pause: the state, the new calls, what was delivered: one transaction.
+
+use super::{
+    Engine, Event, OrchestrationError,
+    claim::{Claim, Claimed},
+};
+use crate::{
+    id::{CallId, ExecutionId},
+    interpreter::Pause,
+    model::{CallKind, LogLine, Stream},
+    store::{
+        calls::{self, AttemptOf, Insertion, Work},
+        executions, logs,
+    },
+    time::Timestamp,
+};
+
+/// What a pause leaves to be done.
+#[derive(Debug)]
+pub struct Paused {
+    /// Function calls to be dispatched.
+    pub work: Vec<Work>,
+    /// Outcomes may have come in while the claim was held, see [`look_again`].
+    pub look_again: bool,
+}
+
+/// Saves a pause and gives the claim up. None when the claim was lost: nothing was written, and
+/// whoever holds the execution now makes the same calls.
+pub async fn pause(
+    engine: &Engine,
+    claimed: Claimed,
+    pause: Pause,
+    log: Vec<LogLine>,
+) -> Result<Option<Paused>, OrchestrationError> {
+    let now = engine.now();
+    let id = claimed.id().clone();
+    let fence = claimed.fence();
+    let won = claimed.won();
+    let (suspension, queue) = (won.execution.suspension + 1, won.execution.queue.clone());
+    let delivered: Vec<CallId> = won.outcomes.iter().map(|(id, _)| *id).collect();
+    let due_at = pause.has_groups.then(|| now.after(engine.settings.look));
+    let push_again = now.after(engine.settings.push_again);
+    let (pause, log) = (std::sync::Arc::new(pause), std::sync::Arc::new(log));
+    let (p, l, key, q) = (pause.clone(), log.clone(), id.clone(), queue.clone());
+    let saved = engine
+        .db
+        .write(move |conn| {
+            // First, because it is the fence.
+            if !executions::pause(conn, &fence, &p.snapshot, p.base.as_ref(), due_at, now)? {
+                return Ok(false);
+            }
+            calls::mark_delivered(conn, &fence, &delivered)?;
+            calls::rewake(conn, &key, &p.rewoken)?;
+            let at = Insertion { execution: &key, suspension, queue: &q, now, push_again };
+            calls::insert(conn, at, &p.new_calls, false)?;
+            logs::append(conn, &key, &l)?;
+            Ok(true)
+        })
+        .await?;
+    if !saved {
+        tracing::warn!(execution.id = %id, "the claim was lost before the pause; dropping this turn");
+        return Ok(None);
+    }
+    if due_at.is_some() || pause.new_calls.iter().any(|call| call.kind == CallKind::Timer) {
+        engine.sooner.notify_waiters();
+    }
+    engine.observe(Event::Paused { execution: &id, new_calls: &pause.new_calls, log: &log });
+    let functions = pause.new_calls.iter().filter(|call| call.kind == CallKind::Function);
+    let work = functions.map(|call| Work {
+        attempt: AttemptOf { execution: id.clone(), call: call.id, number: 1 },
+        function: call.function.clone(),
+        queue: queue.clone(),
+        args: call.args.clone(),
+        kwargs: call.kwargs.clone(),
+    });
+    Ok(Some(Paused { work: work.collect(), look_again: pause.waits_for_earlier }))
+}
+
+/// The second look, after the pause has been committed.
+///
+/// Why none is missed: a settler commits its outcome first and tries to claim second. If it found
+/// the execution running, its outcome was committed before our pause was, so this look, which
+/// begins after our pause, sees it. If its outcome came later, its claim finds the execution
+/// waiting. An execution that paused on new calls alone needs no look: nobody can have settled
+/// calls that did not exist.
+pub async fn look_again(engine: &Engine, id: &ExecutionId) -> Result<Option<Claimed>, OrchestrationError> {
+    let key = id.clone();
+    if !engine.db.read(move |conn| calls::is_woken(conn, &key)).await? {
+        return Ok(None);
+    }
+    let (claim, key) = (Claim::of(engine), id.clone());
+    let claimed = engine.db.write(move |conn| claim.make(conn, &key)).await?;
+    if let Some(claimed) = &claimed {
+        engine.observe(Event::Claimed(id, claimed.epoch()));
+    }
+    Ok(claimed)
+}
+
+/// A turn's output as lines of the execution's log.
+pub(super) fn log_lines(log: Vec<(Stream, String)>, at: Timestamp) -> Vec<LogLine> {
+    log.into_iter().map(|(stream, text)| LogLine { call_id: None, attempt: None, stream, text, at }).collect()
+}

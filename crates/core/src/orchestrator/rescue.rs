@@ -1,0 +1,71 @@
+//! rescue: executions that somebody should have moved on. An expired claim is free again, a start
+//! that nobody claimed is taken up, and a waiting gather is looked at in case the process that
+//! settled its last call died before it could claim.
+
+use super::{Engine, OrchestrationError, claim::claim, drive::drive, pause::look_again};
+use crate::{
+    id::{ExecutionId, WorkerId},
+    model::{Execution, ExecutionStatus},
+    store::{calls, executions},
+    time::Timestamp,
+};
+
+/// Most executions that one tick looks at.
+const AT_ONCE: i64 = 100;
+
+/// Looks at every execution that is due at `now`; answers how many.
+pub async fn tick(engine: &Engine, now: Timestamp) -> Result<usize, OrchestrationError> {
+    let whose = engine.whose.clone();
+    let due = engine.db.read(move |conn| executions::due(conn, &whose, now, AT_ONCE)).await?;
+    let count = due.len();
+    for execution in due {
+        let claimed = match execution.status {
+            ExecutionStatus::Waiting => look(engine, &execution, now).await?,
+            _ => claim(engine, &execution.id).await?,
+        };
+        if let Some(claimed) = claimed {
+            drive(engine, claimed).await?;
+        }
+    }
+    Ok(count)
+}
+
+async fn look(
+    engine: &Engine,
+    execution: &Execution,
+    now: Timestamp,
+) -> Result<Option<super::claim::Claimed>, OrchestrationError> {
+    // Twice the time that it has waited already: few looks at long waits, early ones at short.
+    let settings = &engine.settings;
+    let wait = now.since(execution.updated_at).clamp(settings.look, settings.look_at_most);
+    let (id, epoch) = (execution.id.clone(), execution.epoch);
+    engine.db.write(move |conn| executions::look_again(conn, &id, epoch, now.after(wait))).await?;
+    look_again(engine, &execution.id).await
+}
+
+/// Takes an execution over from the process that ran it by itself and is known to be dead, or that
+/// never was: its claim and its calls are due at once. False when somebody else took it over first.
+pub async fn take_over(
+    engine: &Engine,
+    id: &ExecutionId,
+    from: Option<&WorkerId>,
+) -> Result<bool, OrchestrationError> {
+    let (now, id, from, me) = (engine.now(), id.clone(), from.cloned(), engine.worker.clone());
+    let adopted = engine
+        .db
+        .write(move |conn| {
+            if !executions::adopt(conn, &id, from.as_ref(), &me)? {
+                return Ok(false);
+            }
+            if let Some(dead) = &from {
+                executions::expire_claims_of(conn, dead, now)?;
+                calls::expire_leases_of(conn, dead, now)?;
+            }
+            // Whatever was queued was queued in the memory of the dead.
+            calls::push_all_now(conn, &id, now)?;
+            Ok(true)
+        })
+        .await?;
+    engine.sooner.notify_waiters();
+    Ok(adopted)
+}

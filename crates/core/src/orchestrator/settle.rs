@@ -1,0 +1,175 @@
+//! settle: a call's outcome is recorded, once, and the execution is claimed if that lets it go on.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Engine, Event, OrchestrationError,
+    claim::{Claim, Claimed},
+};
+use crate::{
+    id::{ExecutionId, WorkerId},
+    model::{Failure, LogLine, Outcome, Wake},
+    retry::RetryPolicy,
+    store::{
+        DbConnection, StoreError,
+        calls::{self, AttemptOf},
+        logs,
+    },
+    time::Timestamp,
+};
+
+/// An attempt that was made.
+#[derive(Debug, Clone)]
+pub struct Attempted {
+    /// Which.
+    pub of: AttemptOf,
+    /// What it led to.
+    pub outcome: Outcome,
+    /// Whether, after a failure, another attempt may be made. A lost worker never counts.
+    pub retry: Retry,
+    /// When its function was started, where that is known.
+    pub started_at: Option<Timestamp>,
+    /// Who made it.
+    pub worker: Option<WorkerId>,
+    /// What the function wrote.
+    pub log: Vec<LogLine>,
+}
+
+/// What follows a failure.
+#[derive(Debug, Clone)]
+pub enum Retry {
+    /// The call fails.
+    No,
+    /// As the policy says.
+    By(RetryPolicy),
+    /// The attempt's worker is gone: again, at once, until that has happened too often.
+    Lost,
+}
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub enum Settled {
+    /// The call has its outcome. With a claim, the execution can go on and the caller advances it.
+    Recorded(Option<Claimed>),
+    /// Another attempt will be made.
+    Retrying,
+    /// The call had its outcome already, or this attempt was given up: nothing changed.
+    Ignored,
+}
+
+/// What was decided inside the transaction.
+#[derive(Debug)]
+enum Verdict {
+    Settled(Wake, Option<Claimed>),
+    Retrying(Duration),
+    Ignored,
+}
+
+/// Records what an attempt led to.
+pub async fn settle(engine: &Engine, attempted: Attempted) -> Result<Settled, OrchestrationError> {
+    let now = engine.now();
+    let attempted = Arc::new(attempted);
+    let (claim, max_lost, luck) = (Claim::of(engine), engine.settings.max_lost, rand::random::<f64>());
+    let a = attempted.clone();
+    let verdict = engine.db.write(move |conn| record(conn, &a, &claim, max_lost, luck, now)).await?;
+    let of = &attempted.of;
+    Ok(match verdict {
+        Verdict::Ignored => Settled::Ignored,
+        Verdict::Retrying(wait) => {
+            if let Outcome::Failed(failure) = &attempted.outcome {
+                tracing::info!(execution.id = %of.execution, call.id = of.call.0, %failure, ?wait, "attempt failed");
+                engine.observe(Event::Retrying { of, failure, wait });
+            }
+            engine.sooner.notify_waiters();
+            Settled::Retrying
+        }
+        Verdict::Settled(wake, claimed) => {
+            engine.observe(Event::Settled { of, outcome: &attempted.outcome, log: &attempted.log });
+            let claimed = match (claimed, wake) {
+                (None, Wake::Group(group)) => claim_if_complete(engine, &of.execution, group).await?,
+                (claimed, _) => claimed,
+            };
+            if let Some(claimed) = &claimed {
+                engine.observe(Event::Claimed(claimed.id(), claimed.epoch()));
+            }
+            Settled::Recorded(claimed)
+        }
+    })
+}
+
+fn record(
+    conn: &mut DbConnection,
+    attempted: &Attempted,
+    claim: &Claim,
+    max_lost: i64,
+    luck: f64,
+    now: Timestamp,
+) -> Result<Verdict, StoreError> {
+    let of = &attempted.of;
+    if let Outcome::Failed(failure) = &attempted.outcome
+        && let Some(wait) = next_attempt(conn, attempted, max_lost, luck)?
+    {
+        if !calls::retry(conn, of, now.after(wait))? {
+            return Ok(Verdict::Ignored);
+        }
+        record_failure(conn, attempted, failure, now)?;
+        return Ok(Verdict::Retrying(wait));
+    }
+    let Some(wake) = calls::settle(conn, of, &attempted.outcome, now)? else { return Ok(Verdict::Ignored) };
+    match &attempted.outcome {
+        Outcome::Failed(failure) => record_failure(conn, attempted, failure, now)?,
+        Outcome::Completed(_) => logs::append(conn, &of.execution, &attempted.log)?,
+    }
+    // A call that wakes on its own can take the claim along in the same transaction. The last of a
+    // group cannot: two settlers that have not committed yet would each see the other's call open.
+    let wakes_alone = wake == Wake::Alone || matches!(attempted.outcome, Outcome::Failed(_));
+    let claimed = if wakes_alone { claim.make(conn, &of.execution)? } else { None };
+    Ok(Verdict::Settled(wake, claimed))
+}
+
+/// How long until the next attempt, if there is to be one.
+fn next_attempt(
+    conn: &mut DbConnection,
+    attempted: &Attempted,
+    max_lost: i64,
+    luck: f64,
+) -> Result<Option<Duration>, StoreError> {
+    Ok(match &attempted.retry {
+        Retry::No => None,
+        Retry::By(policy) => {
+            let (failed, _) = calls::failed_attempts(conn, &attempted.of)?;
+            policy.wait(failed + 1, luck)
+        }
+        Retry::Lost => {
+            let (_, lost) = calls::failed_attempts(conn, &attempted.of)?;
+            (lost + 1 < max_lost).then_some(Duration::ZERO)
+        }
+    })
+}
+
+fn record_failure(
+    conn: &mut DbConnection,
+    attempted: &Attempted,
+    failure: &Failure,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let lost = matches!(attempted.retry, Retry::Lost);
+    let times = (attempted.started_at, now);
+    calls::insert_attempt(conn, &attempted.of, attempted.worker.as_ref(), failure, lost, times)?;
+    logs::append(conn, &attempted.of.execution, &attempted.log)
+}
+
+/// Claims an execution when no call of the group is unsettled. Called after the settle's commit,
+/// so that of two settlers at least the later one sees both outcomes.
+async fn claim_if_complete(
+    engine: &Engine,
+    id: &ExecutionId,
+    group: i64,
+) -> Result<Option<Claimed>, OrchestrationError> {
+    let key = id.clone();
+    if engine.db.read(move |conn| calls::group_is_open(conn, &key, group)).await? {
+        return Ok(None);
+    }
+    let (claim, key) = (Claim::of(engine), id.clone());
+    Ok(engine.db.write(move |conn| claim.make(conn, &key)).await?)
+}

@@ -1,0 +1,82 @@
+//! start: an execution is inserted. The same id twice is the same execution.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{Engine, Event, OrchestrationError};
+use crate::{
+    id::ExecutionId,
+    interpreter::Program,
+    model::Execution,
+    store::{
+        StoreError,
+        executions::{self, NewExecution, Whose},
+    },
+};
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The caller's id; generated when there is none.
+    pub id: Option<ExecutionId>,
+    /// The compiled workflow.
+    pub program: Arc<Program>,
+    /// The inputs by name, as JSON.
+    pub inputs: Map<String, Value>,
+    /// Where its calls are queued.
+    pub queue: String,
+}
+
+/// An execution that exists.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// The execution as it is now.
+    pub execution: Execution,
+    /// Whether this start made it; otherwise it was there.
+    pub created: bool,
+}
+
+/// Starts an execution, or finds the one of that id. What is inserted and not claimed soon is taken
+/// up by [`rescue`](super::rescue).
+pub async fn start(engine: &Engine, start: Start) -> Result<Started, OrchestrationError> {
+    let inputs = start.program.check_inputs(&start.inputs)?;
+    let id = start.id.unwrap_or_else(ExecutionId::generate);
+    let now = engine.now();
+    let new = NewExecution {
+        id: id.clone(),
+        workflow: start.program.name.clone(),
+        source: start.program.source.clone(),
+        source_hash: start.program.hash.clone(),
+        queue: start.queue,
+        runner: matches!(engine.whose, Whose::One(_)).then(|| engine.worker.clone()),
+        inputs,
+        now,
+        due_at: now.after(engine.settings.start),
+    };
+    let insert = || {
+        let new = new.clone();
+        engine.db.write(move |conn| executions::insert(conn, &new))
+    };
+    let created = match insert().await {
+        // Somebody else inserted the same id or source at the same moment: now it can be seen.
+        Err(StoreError::Duplicate(_)) => insert().await?,
+        other => other?,
+    };
+    engine.keep(&start.program);
+    let execution = find(engine, &id).await?;
+    if created {
+        tracing::info!(execution.id = %id, workflow = %execution.workflow, "execution started");
+        engine.observe(Event::Started(&id));
+    } else if execution.source_hash != new.source_hash {
+        return Err(OrchestrationError::IdTaken(id));
+    }
+    Ok(Started { execution, created })
+}
+
+/// The execution of that id.
+pub async fn find(engine: &Engine, id: &ExecutionId) -> Result<Execution, OrchestrationError> {
+    let key = id.clone();
+    let found = engine.db.read(move |conn| executions::get(conn, &key)).await?;
+    found.ok_or_else(|| OrchestrationError::NotFound(id.clone()))
+}

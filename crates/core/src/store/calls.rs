@@ -1,0 +1,554 @@
+//! Calls: inserted by the pause that made them, settled once, delivered once.
+
+use diesel::{BoolExpressionMethods, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, RunQueryDsl};
+
+use super::{
+    DbConnection, StoreError,
+    executions::{Fence, Whose},
+    rows::{self, AttemptRow, CallRow, failure_text},
+    schema::{attempts, calls, executions},
+};
+use crate::{
+    id::{CallId, ExecutionId, WorkerId},
+    interpreter::NewCall,
+    model::{Attempt, Call, CallKind, CallStatus, Failure, Json, Outcome, Wake},
+    time::Timestamp,
+};
+
+/// SQLite binds at most 32,766 values in a statement.
+const ROWS_PER_STATEMENT: usize = 500;
+
+const OPEN: [&str; 2] = [CallStatus::Pending.as_str(), CallStatus::Running.as_str()];
+const SETTLED: [&str; 2] = [CallStatus::Completed.as_str(), CallStatus::Failed.as_str()];
+
+type Columns = (
+    calls::execution_id,
+    calls::call_id,
+    calls::resume_group,
+    calls::kind,
+    calls::function,
+    calls::line,
+    calls::status,
+    calls::attempt,
+    calls::worker,
+    calls::result,
+    calls::error,
+    calls::delivered_in,
+    calls::due_at,
+    calls::created_at,
+    calls::started_at,
+    calls::completed_at,
+);
+
+/// Everything but the arguments.
+const COLUMNS: Columns = (
+    calls::execution_id,
+    calls::call_id,
+    calls::resume_group,
+    calls::kind,
+    calls::function,
+    calls::line,
+    calls::status,
+    calls::attempt,
+    calls::worker,
+    calls::result,
+    calls::error,
+    calls::delivered_in,
+    calls::due_at,
+    calls::created_at,
+    calls::started_at,
+    calls::completed_at,
+);
+
+#[derive(Insertable)]
+#[diesel(table_name = calls)]
+struct NewRow<'a> {
+    execution_id: &'a str,
+    call_id: i64,
+    resume_group: i64,
+    kind: &'a str,
+    function: &'a str,
+    args: &'a str,
+    kwargs: &'a str,
+    line: Option<i64>,
+    queue: &'a str,
+    status: &'a str,
+    wake_group: Option<i64>,
+    attempt: i64,
+    due_at: Option<i64>,
+    created_at: i64,
+    completed_at: Option<i64>,
+}
+
+/// Where and when new calls are inserted.
+#[derive(Debug, Clone, Copy)]
+pub struct Insertion<'a> {
+    /// The execution that made them.
+    pub execution: &'a ExecutionId,
+    /// The suspension at which they become pending.
+    pub suspension: i64,
+    /// Where function calls are queued.
+    pub queue: &'a str,
+    /// When they were made.
+    pub now: Timestamp,
+    /// When a function call is pushed again, if no worker has begun it.
+    pub push_again: Timestamp,
+}
+
+/// Inserts calls; `abandoned` ones are cancelled from the start, because their workflow has ended.
+pub fn insert(
+    conn: &mut DbConnection,
+    at: Insertion<'_>,
+    new: &[NewCall],
+    abandoned: bool,
+) -> Result<(), StoreError> {
+    let due = |call: &NewCall| match call.delay {
+        Some(delay) => at.now.after(delay),
+        None => at.push_again,
+    };
+    let status = if abandoned { CallStatus::Cancelled } else { CallStatus::Pending };
+    for chunk in new.chunks(ROWS_PER_STATEMENT) {
+        let rows: Vec<NewRow<'_>> = chunk
+            .iter()
+            .map(|call| NewRow {
+                execution_id: at.execution.as_str(),
+                call_id: i64::from(call.id.0),
+                resume_group: at.suspension,
+                kind: call.kind.as_str(),
+                function: &call.function,
+                args: &call.args.0,
+                kwargs: &call.kwargs.0,
+                line: call.line.map(i64::from),
+                queue: at.queue,
+                status: status.as_str(),
+                wake_group: call.wake.to_column(),
+                attempt: 1,
+                due_at: (!abandoned).then(|| due(call).0),
+                created_at: at.now.0,
+                completed_at: abandoned.then_some(at.now.0),
+            })
+            .collect();
+        match conn {
+            DbConnection::Postgres(conn) => diesel::insert_into(calls::table).values(&rows).execute(conn)?,
+            DbConnection::Sqlite(conn) => diesel::insert_into(calls::table).values(&rows).execute(conn)?,
+        };
+    }
+    Ok(())
+}
+
+/// Gives undelivered calls another wake rule.
+pub fn rewake(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    changes: &[(CallId, Wake)],
+) -> Result<(), StoreError> {
+    let mut groups: Vec<(Option<i64>, Vec<i64>)> = Vec::new();
+    for (id, wake) in changes {
+        let (column, id) = (wake.to_column(), i64::from(id.0));
+        match groups.iter_mut().find(|(group, ids)| *group == column && ids.len() < ROWS_PER_STATEMENT) {
+            Some((_, ids)) => ids.push(id),
+            None => groups.push((column, vec![id])),
+        }
+    }
+    for (group, ids) in groups {
+        // Settled ones too: a settle that came just before must be found by the look after the pause.
+        let undelivered = calls::table
+            .filter(calls::execution_id.eq(execution.as_str()))
+            .filter(calls::call_id.eq_any(ids))
+            .filter(calls::delivered_in.is_null());
+        diesel::update(undelivered).set(calls::wake_group.eq(group)).execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Notes that an advance handed these outcomes to the workflow.
+pub fn mark_delivered(conn: &mut DbConnection, fence: &Fence, ids: &[CallId]) -> Result<(), StoreError> {
+    for chunk in ids.chunks(ROWS_PER_STATEMENT) {
+        let ids: Vec<i64> = chunk.iter().map(|id| i64::from(id.0)).collect();
+        let delivered = calls::table
+            .filter(calls::execution_id.eq(fence.id.as_str()))
+            .filter(calls::call_id.eq_any(ids))
+            .filter(calls::delivered_in.is_null());
+        diesel::update(delivered).set(calls::delivered_in.eq(Some(fence.epoch.0))).execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Cancels what a finished execution no longer waits for.
+pub fn cancel_open(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<usize, StoreError> {
+    let open =
+        calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(calls::status.eq_any(OPEN));
+    Ok(diesel::update(open)
+        .set((
+            calls::status.eq(CallStatus::Cancelled.as_str()),
+            calls::completed_at.eq(Some(now.0)),
+            calls::due_at.eq(None::<i64>),
+        ))
+        .execute(conn)?)
+}
+
+/// Settled calls that no advance has delivered, in order of their ids.
+pub(super) fn undelivered(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+) -> Result<Vec<(CallId, Outcome)>, StoreError> {
+    let rows: Vec<(i64, Option<String>, Option<String>)> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::delivered_in.is_null())
+        .filter(calls::status.eq_any(SETTLED))
+        .order(calls::call_id)
+        .select((calls::call_id, calls::result, calls::error))
+        .load(conn)?;
+    rows.into_iter()
+        .map(|(id, result, error)| {
+            let outcome = match (result, error) {
+                (Some(result), None) => Outcome::Completed(Json(result)),
+                (None, Some(error)) => Outcome::Failed(rows::failure(&error)?),
+                _ => return Err(StoreError::Inconsistent(format!("call {id} of {execution} has no single outcome"))),
+            };
+            Ok((rows::call_id(id)?, outcome))
+        })
+        .collect()
+}
+
+/// Names one attempt of one call: the fence of whatever its worker writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptOf {
+    /// Whose call it is.
+    pub execution: ExecutionId,
+    /// The call.
+    pub call: CallId,
+    /// The attempt's number, from 1.
+    pub number: i64,
+}
+
+#[diesel::dsl::auto_type(no_type_alias)]
+fn open_call(of: &AttemptOf) -> _ {
+    let execution: &str = of.execution.as_str();
+    let call: i64 = of.call.0 as i64;
+    let open: [&'static str; 2] = OPEN;
+    calls::table
+        .filter(calls::execution_id.eq(execution))
+        .filter(calls::call_id.eq(call))
+        .filter(calls::status.eq_any(open))
+}
+
+/// Marks that a worker runs the attempt. Lost or late, it makes nothing wrong.
+pub fn begin(
+    conn: &mut DbConnection,
+    of: &AttemptOf,
+    worker: &WorkerId,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<bool, StoreError> {
+    let pending = open_call(of)
+        .filter(calls::attempt.eq(of.number))
+        .filter(calls::status.eq(CallStatus::Pending.as_str()));
+    let updated = diesel::update(pending)
+        .set((
+            calls::status.eq(CallStatus::Running.as_str()),
+            calls::worker.eq(Some(&worker.0)),
+            calls::started_at.eq(Some(now.0)),
+            calls::due_at.eq(Some(until.0)),
+        ))
+        .execute(conn)?;
+    Ok(updated == 1)
+}
+
+/// Renews the lease of a running attempt; false when it is not this worker's any more.
+pub fn beat(
+    conn: &mut DbConnection,
+    of: &AttemptOf,
+    worker: &WorkerId,
+    until: Timestamp,
+) -> Result<bool, StoreError> {
+    let mine = open_call(of)
+        .filter(calls::attempt.eq(of.number))
+        .filter(calls::status.eq(CallStatus::Running.as_str()))
+        .filter(calls::worker.eq(Some(&worker.0)));
+    Ok(diesel::update(mine).set(calls::due_at.eq(Some(until.0))).execute(conn)? == 1)
+}
+
+/// Records a call's outcome, once. A result is taken from any attempt, a failure from the present
+/// attempt only. None when the call was settled already or the attempt is over: nothing changed.
+pub fn settle(
+    conn: &mut DbConnection,
+    of: &AttemptOf,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Result<Option<Wake>, StoreError> {
+    let common = (calls::completed_at.eq(Some(now.0)), calls::due_at.eq(None::<i64>));
+    let updated = match outcome {
+        Outcome::Completed(result) => diesel::update(open_call(of))
+            .set((common, calls::status.eq(CallStatus::Completed.as_str()), calls::result.eq(Some(&result.0))))
+            .execute(conn)?,
+        Outcome::Failed(failure) => diesel::update(open_call(of).filter(calls::attempt.eq(of.number)))
+            .set((common, calls::status.eq(CallStatus::Failed.as_str()), calls::error.eq(Some(failure_text(failure)))))
+            .execute(conn)?,
+    };
+    if updated == 0 {
+        return Ok(None);
+    }
+    let group = calls::table
+        .find((of.execution.as_str(), i64::from(of.call.0)))
+        .select(calls::wake_group)
+        .first::<Option<i64>>(conn)?;
+    Ok(Some(Wake::from_column(group)))
+}
+
+/// Records a failed attempt.
+pub fn insert_attempt(
+    conn: &mut DbConnection,
+    of: &AttemptOf,
+    worker: Option<&WorkerId>,
+    failure: &Failure,
+    lost: bool,
+    (started, now): (Option<Timestamp>, Timestamp),
+) -> Result<(), StoreError> {
+    diesel::insert_into(attempts::table)
+        .values((
+            attempts::execution_id.eq(of.execution.as_str()),
+            attempts::call_id.eq(i64::from(of.call.0)),
+            attempts::number.eq(of.number),
+            attempts::worker.eq(worker.map(|worker| worker.0.as_str())),
+            attempts::error.eq(failure_text(failure)),
+            attempts::lost.eq(lost),
+            attempts::started_at.eq(started.map(|at| at.0)),
+            attempts::finished_at.eq(now.0),
+        ))
+        .execute(conn)?;
+    Ok(())
+}
+
+/// How many attempts of a call have failed: those that count, and those whose worker was lost.
+pub fn failed_attempts(conn: &mut DbConnection, of: &AttemptOf) -> Result<(i64, i64), StoreError> {
+    let flags: Vec<bool> = attempts::table
+        .filter(attempts::execution_id.eq(of.execution.as_str()))
+        .filter(attempts::call_id.eq(i64::from(of.call.0)))
+        .select(attempts::lost)
+        .load(conn)?;
+    let lost = flags.iter().filter(|lost| **lost).count();
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    Ok((count(flags.len() - lost), count(lost)))
+}
+
+/// Makes a call pending again for its next attempt. False when the attempt was over already.
+pub fn retry(conn: &mut DbConnection, of: &AttemptOf, due_at: Timestamp) -> Result<bool, StoreError> {
+    let present = open_call(of).filter(calls::attempt.eq(of.number));
+    let updated = diesel::update(present)
+        .set((
+            calls::status.eq(CallStatus::Pending.as_str()),
+            calls::attempt.eq(of.number + 1),
+            calls::worker.eq(None::<String>),
+            calls::due_at.eq(Some(due_at.0)),
+        ))
+        .execute(conn)?;
+    Ok(updated == 1)
+}
+
+/// Gives an attempt back unmade: it is pending again under the same number.
+pub fn release(conn: &mut DbConnection, of: &AttemptOf, now: Timestamp) -> Result<bool, StoreError> {
+    let running = open_call(of)
+        .filter(calls::attempt.eq(of.number))
+        .filter(calls::status.eq(CallStatus::Running.as_str()));
+    let updated = diesel::update(running)
+        .set((
+            calls::status.eq(CallStatus::Pending.as_str()),
+            calls::worker.eq(None::<String>),
+            calls::due_at.eq(Some(now.0)),
+        ))
+        .execute(conn)?;
+    Ok(updated == 1)
+}
+
+/// Whether a call of this group is still unsettled.
+pub fn group_is_open(conn: &mut DbConnection, execution: &ExecutionId, group: i64) -> Result<bool, StoreError> {
+    let open = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::wake_group.eq(Some(group)))
+        .filter(calls::status.eq_any(OPEN))
+        .select(calls::call_id)
+        .first::<i64>(conn)
+        .optional()?;
+    Ok(open.is_some())
+}
+
+/// Whether some outcome that is in, and not delivered, lets the execution go on.
+pub fn is_woken(conn: &mut DbConnection, execution: &ExecutionId) -> Result<bool, StoreError> {
+    let settled = || {
+        calls::table
+            .filter(calls::execution_id.eq(execution.as_str()))
+            .filter(calls::delivered_in.is_null())
+            .filter(calls::status.eq_any(SETTLED))
+    };
+    let at_once = settled()
+        .filter(calls::wake_group.is_null().or(calls::status.eq(CallStatus::Failed.as_str())))
+        .select(calls::call_id)
+        .first::<i64>(conn)
+        .optional()?;
+    if at_once.is_some() {
+        return Ok(true);
+    }
+    let groups: Vec<Option<i64>> =
+        settled().filter(calls::wake_group.gt(0)).select(calls::wake_group).distinct().load(conn)?;
+    for group in groups.into_iter().flatten() {
+        if !group_is_open(conn, execution, group)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A function call as a worker gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// Which attempt this would be.
+    pub attempt: AttemptOf,
+    /// The function's name as the workflow wrote it.
+    pub function: String,
+    /// Where it is queued.
+    pub queue: String,
+    /// A JSON array.
+    pub args: Json,
+    /// A JSON object.
+    pub kwargs: Json,
+}
+
+/// What a call's attempt needs; none when the call is settled or the attempt is over.
+pub fn work(conn: &mut DbConnection, of: &AttemptOf) -> Result<Option<Work>, StoreError> {
+    let row: Option<(String, String, String, String)> = open_call(of)
+        .filter(calls::attempt.eq(of.number))
+        .select((calls::function, calls::queue, calls::args, calls::kwargs))
+        .first(conn)
+        .optional()?;
+    Ok(row.map(|(function, queue, args, kwargs)| Work {
+        attempt: of.clone(),
+        function,
+        queue,
+        args: Json(args),
+        kwargs: Json(kwargs),
+    }))
+}
+
+/// Calls that the clock has to act on, those due longest first.
+pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Vec<Call>, StoreError> {
+    let due = calls::table.filter(calls::due_at.le(now.0)).order(calls::due_at).limit(limit);
+    let rows: Vec<CallRow> = match whose {
+        Whose::Served => {
+            due.inner_join(executions::table).filter(executions::runner.is_null()).select(COLUMNS).load(conn)?
+        }
+        Whose::One(id) => due.filter(calls::execution_id.eq(id.as_str())).select(COLUMNS).load(conn)?,
+    };
+    rows.into_iter().map(Call::try_from).collect()
+}
+
+/// When the clock has to act on a call next.
+pub fn next_due(conn: &mut DbConnection, whose: &Whose) -> Result<Option<Timestamp>, StoreError> {
+    let next = calls::table.filter(calls::due_at.is_not_null()).order(calls::due_at).limit(1);
+    let next: Option<Option<i64>> = match whose {
+        Whose::Served => next
+            .inner_join(executions::table)
+            .filter(executions::runner.is_null())
+            .select(calls::due_at)
+            .first(conn)
+            .optional()?,
+        Whose::One(id) => {
+            next.filter(calls::execution_id.eq(id.as_str())).select(calls::due_at).first(conn).optional()?
+        }
+    };
+    Ok(next.flatten().map(Timestamp))
+}
+
+/// Puts off the next push of a pending call.
+pub fn push_again(conn: &mut DbConnection, of: &AttemptOf, at: Timestamp) -> Result<(), StoreError> {
+    let pending = open_call(of)
+        .filter(calls::attempt.eq(of.number))
+        .filter(calls::status.eq(CallStatus::Pending.as_str()));
+    diesel::update(pending).set(calls::due_at.eq(Some(at.0))).execute(conn)?;
+    Ok(())
+}
+
+/// Lets every running call of a process that is known to be dead be given up now; answers how many.
+pub fn expire_leases_of(conn: &mut DbConnection, owner: &WorkerId, now: Timestamp) -> Result<usize, StoreError> {
+    let running = calls::table
+        .filter(calls::worker.eq(Some(&owner.0)))
+        .filter(calls::status.eq(CallStatus::Running.as_str()));
+    Ok(diesel::update(running).set(calls::due_at.eq(Some(now.0))).execute(conn)?)
+}
+
+/// Lets every call of an execution that waits for a worker be pushed now.
+pub fn push_all_now(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<usize, StoreError> {
+    let pending = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::status.eq(CallStatus::Pending.as_str()))
+        .filter(calls::kind.eq(CallKind::Function.as_str()));
+    Ok(diesel::update(pending).set(calls::due_at.eq(Some(now.0))).execute(conn)?)
+}
+
+/// The processes that hold running calls of an execution.
+pub fn workers_of(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<WorkerId>, StoreError> {
+    let workers: Vec<Option<String>> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::status.eq(CallStatus::Running.as_str()))
+        .select(calls::worker)
+        .distinct()
+        .load(conn)?;
+    Ok(workers.into_iter().flatten().map(WorkerId).collect())
+}
+
+/// All calls of an execution, in order.
+pub fn list(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Call>, StoreError> {
+    let rows: Vec<CallRow> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .order(calls::call_id)
+        .select(COLUMNS)
+        .load(conn)?;
+    rows.into_iter().map(Call::try_from).collect()
+}
+
+/// The calls of an execution that have this status, in order.
+pub fn list_with_status(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    status: CallStatus,
+) -> Result<Vec<Call>, StoreError> {
+    let rows: Vec<CallRow> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::status.eq(status.as_str()))
+        .order(calls::call_id)
+        .select(COLUMNS)
+        .load(conn)?;
+    rows.into_iter().map(Call::try_from).collect()
+}
+
+/// The arguments of a call: a JSON array and a JSON object.
+pub fn arguments(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    call: CallId,
+) -> Result<Option<(Json, Json)>, StoreError> {
+    let row: Option<(String, String)> = calls::table
+        .find((execution.as_str(), i64::from(call.0)))
+        .select((calls::args, calls::kwargs))
+        .first(conn)
+        .optional()?;
+    Ok(row.map(|(args, kwargs)| (Json(args), Json(kwargs))))
+}
+
+/// The failed attempts of an execution's calls, in order.
+pub fn attempts(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Attempt>, StoreError> {
+    let rows: Vec<AttemptRow> = attempts::table
+        .filter(attempts::execution_id.eq(execution.as_str()))
+        .order((attempts::call_id, attempts::number))
+        .select((
+            attempts::call_id,
+            attempts::number,
+            attempts::worker,
+            attempts::error,
+            attempts::lost,
+            attempts::started_at,
+            attempts::finished_at,
+        ))
+        .load(conn)?;
+    rows.into_iter().map(Attempt::try_from).collect()
+}

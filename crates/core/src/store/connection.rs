@@ -1,0 +1,145 @@
+//! Which database, and how a connection to it is opened.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use diesel::{Connection, PgConnection, RunQueryDsl, SqliteConnection, connection::SimpleConnection};
+
+use super::StoreError;
+
+/// A connection to either database; queries are written once for both.
+#[derive(diesel::MultiConnection)]
+pub enum DbConnection {
+    /// PostgreSQL.
+    Postgres(PgConnection),
+    /// SQLite.
+    Sqlite(SqliteConnection),
+}
+
+/// Where the database is. Its `Display` form never shows a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A file; created when it does not exist.
+    Sqlite(String),
+    /// A `postgres://` URL.
+    Postgres(String),
+}
+
+/// A text that names no database.
+#[derive(Debug, thiserror::Error)]
+#[error("{seen:?} names no database: use sqlite://PATH, a path that ends in .db, or postgres://USER@HOST/NAME")]
+pub struct InvalidDatabaseUrl {
+    seen: String,
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = InvalidDatabaseUrl;
+
+    /// Diesel would take any bare word for a SQLite file, so the scheme decides here.
+    fn from_str(text: &str) -> Result<Self, InvalidDatabaseUrl> {
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return Ok(Self::Postgres(text.to_owned()));
+        }
+        let path = match text.split_once(':') {
+            Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
+            _ if text.contains("://") => "",
+            _ if [".db", ".sqlite", ".sqlite3"].iter().any(|end| text.ends_with(end)) => text,
+            _ => "",
+        };
+        // A database in memory could not be shared between the connections of a process.
+        if path.is_empty() || path == ":memory:" {
+            return Err(InvalidDatabaseUrl { seen: without_password(text) });
+        }
+        Ok(Self::Sqlite(path.to_owned()))
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite://{path}"),
+            Self::Postgres(url) => f.write_str(&without_password(url)),
+        }
+    }
+}
+
+fn without_password(url: &str) -> String {
+    let hidden = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (login, host) = rest.rsplit_once('@')?;
+        let (user, _) = login.split_once(':')?;
+        Some(format!("{scheme}://{user}:***@{host}"))
+    };
+    hidden().unwrap_or_else(|| url.to_owned())
+}
+
+impl DatabaseUrl {
+    /// Opens a connection; the error tells the true cause.
+    pub(super) fn connect(&self) -> Result<DbConnection, StoreError> {
+        let unreachable = |error: diesel::ConnectionError| StoreError::Unreachable {
+            url: self.to_string(),
+            cause: error.to_string().trim().to_owned(),
+        };
+        match self {
+            Self::Sqlite(path) => {
+                let mut conn = SqliteConnection::establish(path).map_err(unreachable)?;
+                // Full: a commit that returned survives a power cut. The busy timeout covers other processes.
+                conn.batch_execute(
+                    "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+                     PRAGMA foreign_keys = ON;",
+                )
+                .map_err(|error| StoreError::Unreachable { url: self.to_string(), cause: error.to_string() })?;
+                Ok(DbConnection::Sqlite(conn))
+            }
+            Self::Postgres(url) => PgConnection::establish(url).map(DbConnection::Postgres).map_err(unreachable),
+        }
+    }
+}
+
+/// Opens connections for a pool.
+pub(super) struct Manager(pub(super) DatabaseUrl);
+
+impl r2d2::ManageConnection for Manager {
+    type Connection = DbConnection;
+    type Error = StoreError;
+
+    fn connect(&self) -> Result<DbConnection, StoreError> {
+        self.0.connect()
+    }
+
+    fn is_valid(&self, conn: &mut DbConnection) -> Result<(), StoreError> {
+        diesel::sql_query("SELECT 1").execute(conn)?;
+        Ok(())
+    }
+
+    fn has_broken(&self, conn: &mut DbConnection) -> bool {
+        use diesel::connection::TransactionManager;
+        std::thread::panicking()
+            || <DbConnection as Connection>::TransactionManager::is_broken_transaction_manager(conn)
+    }
+}
+
+/// How long a pool waits for a connection.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_decides_the_backend() {
+        assert_eq!("sqlite://a/b.db".parse::<DatabaseUrl>().unwrap(), DatabaseUrl::Sqlite("a/b.db".into()));
+        assert_eq!("sqlite:///a.db".parse::<DatabaseUrl>().unwrap(), DatabaseUrl::Sqlite("/a.db".into()));
+        assert_eq!("./x.db".parse::<DatabaseUrl>().unwrap(), DatabaseUrl::Sqlite("./x.db".into()));
+        assert!(matches!("postgres://u@h/d".parse::<DatabaseUrl>().unwrap(), DatabaseUrl::Postgres(_)));
+        for bad in ["mydata", "mysql://x/y", "", "sqlite://", "sqlite::memory:"] {
+            assert!(bad.parse::<DatabaseUrl>().unwrap_err().to_string().contains("names no database"));
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let url: DatabaseUrl = "postgres://me:s3cr:et@host/db".parse().unwrap();
+        assert_eq!(url.to_string(), "postgres://me:***@host/db");
+        assert!(!"mysql://me:secret@h/d".parse::<DatabaseUrl>().unwrap_err().to_string().contains("secret"));
+    }
+}

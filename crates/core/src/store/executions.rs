@@ -1,0 +1,360 @@
+//! Executions: one row each, moved on only under a claim.
+
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, IntoSql, OptionalExtension, QueryDsl, RunQueryDsl,
+    dsl::case_when,
+    sql_types::{BigInt, Nullable},
+};
+
+use super::{
+    DbConnection, StoreError, calls,
+    rows::{ExecutionRow, failure_text},
+    schema::{executions, origins, sources},
+};
+use crate::{
+    id::{CallId, Epoch, ExecutionId, WorkerId},
+    interpreter::Snapshot,
+    model::{Execution, ExecutionStatus, Failure, Json, Outcome},
+    time::Timestamp,
+};
+
+type Columns = (
+    executions::id,
+    executions::workflow,
+    executions::source_hash,
+    executions::queue,
+    executions::status,
+    executions::suspension,
+    executions::epoch,
+    executions::claimed_by,
+    executions::runner,
+    executions::due_at,
+    executions::output,
+    executions::error,
+    executions::created_at,
+    executions::started_at,
+    executions::updated_at,
+    executions::finished_at,
+);
+
+/// Everything but the snapshot.
+const COLUMNS: Columns = (
+    executions::id,
+    executions::workflow,
+    executions::source_hash,
+    executions::queue,
+    executions::status,
+    executions::suspension,
+    executions::epoch,
+    executions::claimed_by,
+    executions::runner,
+    executions::due_at,
+    executions::output,
+    executions::error,
+    executions::created_at,
+    executions::started_at,
+    executions::updated_at,
+    executions::finished_at,
+);
+
+/// Whose due rows a clock acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// Everything that workers serve.
+    Served,
+    /// One execution that this process runs by itself.
+    One(ExecutionId),
+}
+
+/// An execution to be started.
+#[derive(Debug, Clone)]
+pub struct NewExecution {
+    /// Its id, generated or chosen.
+    pub id: ExecutionId,
+    /// The workflow's file name.
+    pub workflow: String,
+    /// The workflow's text, kept once per content.
+    pub source: String,
+    /// Identifies the text.
+    pub source_hash: String,
+    /// Where its function calls are queued.
+    pub queue: String,
+    /// The process that runs it with a queue of its own, if one does.
+    pub runner: Option<WorkerId>,
+    /// A JSON object.
+    pub inputs: Json,
+    /// When it is started.
+    pub now: Timestamp,
+    /// When somebody else takes it up, if whoever starts it has not claimed it by then.
+    pub due_at: Timestamp,
+}
+
+/// Inserts an execution; false when one of that id is there already, which is left as it is.
+pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, StoreError> {
+    if get(conn, &new.id)?.is_some() {
+        return Ok(false);
+    }
+    let known = sources::table.find(&new.source_hash).select(sources::hash).first::<String>(conn).optional()?;
+    if known.is_none() {
+        diesel::insert_into(sources::table)
+            .values((sources::hash.eq(&new.source_hash), sources::code.eq(&new.source)))
+            .execute(conn)?;
+    }
+    diesel::insert_into(executions::table)
+        .values((
+            executions::id.eq(new.id.as_str()),
+            executions::workflow.eq(&new.workflow),
+            executions::source_hash.eq(&new.source_hash),
+            executions::queue.eq(&new.queue),
+            executions::runner.eq(new.runner.as_ref().map(|runner| runner.0.as_str())),
+            executions::status.eq(ExecutionStatus::Scheduled.as_str()),
+            executions::suspension.eq(0),
+            executions::epoch.eq(0),
+            executions::due_at.eq(new.due_at.0),
+            executions::created_at.eq(new.now.0),
+            executions::updated_at.eq(new.now.0),
+        ))
+        .execute(conn)?;
+    diesel::insert_into(origins::table)
+        .values((origins::execution_id.eq(new.id.as_str()), origins::inputs.eq(&new.inputs.0)))
+        .execute(conn)?;
+    Ok(true)
+}
+
+/// One execution, if there is one of that id.
+pub fn get(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Execution>, StoreError> {
+    let row = executions::table.find(id.as_str()).select(COLUMNS).first::<ExecutionRow>(conn).optional()?;
+    row.map(Execution::try_from).transpose()
+}
+
+/// The newest executions, at most `limit`.
+pub fn list(
+    conn: &mut DbConnection,
+    status: Option<ExecutionStatus>,
+    limit: i64,
+) -> Result<Vec<Execution>, StoreError> {
+    let newest = executions::table
+        .order((executions::created_at.desc(), executions::id.desc()))
+        .limit(limit)
+        .select(COLUMNS);
+    let rows: Vec<ExecutionRow> = match status {
+        Some(status) => newest.filter(executions::status.eq(status.as_str())).load(conn)?,
+        None => newest.load(conn)?,
+    };
+    rows.into_iter().map(Execution::try_from).collect()
+}
+
+/// The text of a workflow.
+pub fn source(conn: &mut DbConnection, hash: &str) -> Result<Option<String>, StoreError> {
+    Ok(sources::table.find(hash).select(sources::code).first(conn).optional()?)
+}
+
+/// What the winner of a claim needs to advance the execution.
+#[derive(Debug, Clone)]
+pub struct Won {
+    /// The execution, already running under the winner's epoch.
+    pub execution: Execution,
+    /// What it began with: a JSON object.
+    pub inputs: Json,
+    /// Its state with the first state, unless it never paused.
+    pub state: Option<(Snapshot, Snapshot)>,
+    /// Settled calls that no advance has delivered yet, in order.
+    pub outcomes: Vec<(CallId, Outcome)>,
+}
+
+/// Takes the right to advance an execution, if it is free: compare and swap, the row count decides.
+pub fn claim(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    worker: &WorkerId,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<Option<Won>, StoreError> {
+    let free = executions::status
+        .eq_any([ExecutionStatus::Scheduled.as_str(), ExecutionStatus::Waiting.as_str()])
+        .or(executions::status.eq(ExecutionStatus::Running.as_str()).and(executions::due_at.le(now.0)));
+    let won = diesel::update(executions::table.filter(executions::id.eq(id.as_str())).filter(free))
+        .set((
+            executions::status.eq(ExecutionStatus::Running.as_str()),
+            executions::epoch.eq(executions::epoch + 1),
+            executions::claimed_by.eq(&worker.0),
+            executions::due_at.eq(until.0),
+            executions::started_at.eq(case_when(executions::started_at.is_null(), now.0.into_sql::<Nullable<BigInt>>())
+                .otherwise(executions::started_at)),
+            executions::updated_at.eq(now.0),
+        ))
+        .execute(conn)?;
+    if won == 0 { Ok(None) } else { load_won(conn, id).map(Some) }
+}
+
+fn load_won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError> {
+    let gone = || StoreError::Inconsistent(format!("execution {id} has no origin"));
+    let execution = get(conn, id)?.ok_or_else(gone)?;
+    let snapshot: (Option<Vec<u8>>, Option<String>) = executions::table
+        .find(id.as_str())
+        .select((executions::snapshot, executions::snapshot_format))
+        .first(conn)?;
+    let (inputs, base, base_format): (String, Option<Vec<u8>>, Option<String>) = origins::table
+        .find(id.as_str())
+        .select((origins::inputs, origins::base_snapshot, origins::base_format))
+        .first(conn)
+        .optional()?
+        .ok_or_else(gone)?;
+    let sealed = |bytes: Option<Vec<u8>>, format: Option<String>| Some(Snapshot { bytes: bytes?, format: format? });
+    let state = sealed(snapshot.0, snapshot.1).zip(sealed(base, base_format));
+    let outcomes = calls::undelivered(conn, id)?;
+    Ok(Won { execution, inputs: Json(inputs), state, outcomes })
+}
+
+/// The part of a pause, finish or failure that every write under a claim repeats.
+#[derive(Debug, Clone)]
+pub struct Fence {
+    /// The claimed execution.
+    pub id: ExecutionId,
+    /// The claim's epoch.
+    pub epoch: Epoch,
+}
+
+/// Lets a claimed execution wait. False when the claim was lost: nothing was written.
+pub fn pause(
+    conn: &mut DbConnection,
+    fence: &Fence,
+    snapshot: &Snapshot,
+    base: Option<&Snapshot>,
+    look_again: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let updated = diesel::update(held(fence))
+        .set((
+            executions::status.eq(ExecutionStatus::Waiting.as_str()),
+            executions::claimed_by.eq(None::<String>),
+            executions::due_at.eq(look_again.map(|at| at.0)),
+            executions::suspension.eq(executions::suspension + 1),
+            executions::snapshot.eq(Some(&snapshot.bytes)),
+            executions::snapshot_format.eq(Some(&snapshot.format)),
+            executions::updated_at.eq(now.0),
+        ))
+        .execute(conn)?;
+    if updated == 0 {
+        return Ok(false);
+    }
+    if let Some(base) = base {
+        diesel::update(origins::table.find(fence.id.as_str()))
+            .set((origins::base_snapshot.eq(Some(&base.bytes)), origins::base_format.eq(Some(&base.format))))
+            .execute(conn)?;
+    }
+    Ok(true)
+}
+
+/// Ends a claimed execution. The snapshot of a failed one is kept. False when the claim was lost.
+pub fn end(
+    conn: &mut DbConnection,
+    fence: &Fence,
+    result: &Result<Json, Failure>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let (status, output, error) = match result {
+        Ok(output) => (ExecutionStatus::Completed, Some(output.0.as_str()), None),
+        Err(failure) => (ExecutionStatus::Failed, None, Some(failure_text(failure))),
+    };
+    let common = (
+        executions::status.eq(status.as_str()),
+        executions::claimed_by.eq(None::<String>),
+        executions::due_at.eq(None::<i64>),
+        executions::output.eq(output),
+        executions::error.eq(error),
+        executions::updated_at.eq(now.0),
+        executions::finished_at.eq(Some(now.0)),
+    );
+    let updated = if result.is_ok() {
+        let no_snapshot =
+            (executions::snapshot.eq(None::<Vec<u8>>), executions::snapshot_format.eq(None::<String>));
+        diesel::update(held(fence)).set((common, no_snapshot)).execute(conn)?
+    } else {
+        diesel::update(held(fence)).set(common).execute(conn)?
+    };
+    Ok(updated == 1)
+}
+
+#[diesel::dsl::auto_type(no_type_alias)]
+fn held(fence: &Fence) -> _ {
+    let id: &str = fence.id.as_str();
+    let epoch: i64 = fence.epoch.0;
+    let running: &'static str = ExecutionStatus::Running.as_str();
+    executions::table
+        .filter(executions::id.eq(id))
+        .filter(executions::epoch.eq(epoch))
+        .filter(executions::status.eq(running))
+}
+
+/// Executions that the clock has to look at, those due longest first.
+pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Vec<Execution>, StoreError> {
+    let due = executions::table
+        .filter(executions::due_at.le(now.0))
+        .order(executions::due_at)
+        .limit(limit)
+        .select(COLUMNS);
+    let rows: Vec<ExecutionRow> = match whose {
+        Whose::Served => due.filter(executions::runner.is_null()).load(conn)?,
+        Whose::One(id) => due.filter(executions::id.eq(id.as_str())).load(conn)?,
+    };
+    rows.into_iter().map(Execution::try_from).collect()
+}
+
+/// When the clock has to look at an execution next.
+pub fn next_due(conn: &mut DbConnection, whose: &Whose) -> Result<Option<Timestamp>, StoreError> {
+    let next = executions::table
+        .filter(executions::due_at.is_not_null())
+        .order(executions::due_at)
+        .select(executions::due_at)
+        .limit(1);
+    let next: Option<Option<i64>> = match whose {
+        Whose::Served => next.filter(executions::runner.is_null()).first(conn).optional()?,
+        Whose::One(id) => next.filter(executions::id.eq(id.as_str())).first(conn).optional()?,
+    };
+    Ok(next.flatten().map(Timestamp))
+}
+
+/// Makes this process the one that runs the execution, if nobody else became that meanwhile.
+pub fn adopt(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    from: Option<&WorkerId>,
+    runner: &WorkerId,
+) -> Result<bool, StoreError> {
+    let row = executions::table.filter(executions::id.eq(id.as_str()));
+    let new = executions::runner.eq(Some(&runner.0));
+    let updated = match from {
+        Some(from) => diesel::update(row.filter(executions::runner.eq(Some(&from.0)))).set(new).execute(conn)?,
+        None => diesel::update(row.filter(executions::runner.is_null())).set(new).execute(conn)?,
+    };
+    Ok(updated == 1)
+}
+
+/// Puts off the next look at a waiting execution.
+pub fn look_again(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    epoch: Epoch,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let waiting = executions::table
+        .filter(executions::id.eq(id.as_str()))
+        .filter(executions::epoch.eq(epoch.0))
+        .filter(executions::status.eq(ExecutionStatus::Waiting.as_str()));
+    diesel::update(waiting).set(executions::due_at.eq(Some(at.0))).execute(conn)?;
+    Ok(())
+}
+
+/// Lets every claim of a process that is known to be dead expire now; answers how many.
+pub fn expire_claims_of(conn: &mut DbConnection, owner: &WorkerId, now: Timestamp) -> Result<usize, StoreError> {
+    let held = executions::table
+        .filter(executions::claimed_by.eq(&owner.0))
+        .filter(executions::status.eq(ExecutionStatus::Running.as_str()));
+    Ok(diesel::update(held).set(executions::due_at.eq(Some(now.0))).execute(conn)?)
+}
+
+/// Removes an execution with everything that belongs to it; answers whether there was one.
+pub fn delete(conn: &mut DbConnection, id: &ExecutionId) -> Result<bool, StoreError> {
+    Ok(diesel::delete(executions::table.find(id.as_str())).execute(conn)? == 1)
+}

@@ -1,0 +1,166 @@
+//! Flat rows and their translation, which names whatever contradicts itself.
+
+use diesel::prelude::Queryable;
+
+use super::StoreError;
+use crate::{
+    id::{CallId, Epoch, ExecutionId, WorkerId},
+    model::{Attempt, Call, Execution, Failure, Json, LogLine},
+    time::Timestamp,
+};
+
+pub(super) fn call_id(column: i64) -> Result<CallId, StoreError> {
+    u32::try_from(column).map(CallId).map_err(|_| StoreError::Inconsistent(format!("call_id {column}")))
+}
+
+pub(super) fn failure(column: &str) -> Result<Failure, StoreError> {
+    serde_json::from_str(column).map_err(|error| StoreError::Inconsistent(format!("error: {error}")))
+}
+
+pub(super) fn failure_text(failure: &Failure) -> String {
+    serde_json::to_string(failure).unwrap_or_else(|error| unreachable!("texts are always JSON: {error}"))
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(column: &str) -> Result<T, StoreError> {
+    column.parse().map_err(|error: T::Err| StoreError::Inconsistent(error.to_string()))
+}
+
+#[derive(Queryable)]
+pub(super) struct ExecutionRow {
+    id: String,
+    workflow: String,
+    source_hash: String,
+    queue: String,
+    status: String,
+    suspension: i64,
+    epoch: i64,
+    claimed_by: Option<String>,
+    runner: Option<String>,
+    due_at: Option<i64>,
+    output: Option<String>,
+    error: Option<String>,
+    created_at: i64,
+    started_at: Option<i64>,
+    updated_at: i64,
+    finished_at: Option<i64>,
+}
+
+impl TryFrom<ExecutionRow> for Execution {
+    type Error = StoreError;
+
+    fn try_from(row: ExecutionRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: parse::<ExecutionId>(&row.id)?,
+            workflow: row.workflow,
+            source_hash: row.source_hash,
+            queue: row.queue,
+            status: parse(&row.status)?,
+            suspension: row.suspension,
+            epoch: Epoch(row.epoch),
+            claimed_by: row.claimed_by.map(WorkerId),
+            runner: row.runner.map(WorkerId),
+            due_at: row.due_at.map(Timestamp),
+            output: row.output.map(Json),
+            error: row.error.as_deref().map(failure).transpose()?,
+            created_at: Timestamp(row.created_at),
+            started_at: row.started_at.map(Timestamp),
+            updated_at: Timestamp(row.updated_at),
+            finished_at: row.finished_at.map(Timestamp),
+        })
+    }
+}
+
+#[derive(Queryable)]
+pub(super) struct CallRow {
+    execution_id: String,
+    call_id: i64,
+    resume_group: i64,
+    kind: String,
+    function: String,
+    line: Option<i64>,
+    status: String,
+    attempt: i64,
+    worker: Option<String>,
+    result: Option<String>,
+    error: Option<String>,
+    delivered_in: Option<i64>,
+    due_at: Option<i64>,
+    created_at: i64,
+    started_at: Option<i64>,
+    completed_at: Option<i64>,
+}
+
+impl TryFrom<CallRow> for Call {
+    type Error = StoreError;
+
+    fn try_from(row: CallRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            execution_id: parse(&row.execution_id)?,
+            id: call_id(row.call_id)?,
+            resume_group: row.resume_group,
+            kind: parse(&row.kind)?,
+            function: row.function,
+            line: row.line.and_then(|line| u32::try_from(line).ok()),
+            status: parse(&row.status)?,
+            attempt: row.attempt,
+            worker: row.worker.map(WorkerId),
+            result: row.result.map(Json),
+            error: row.error.as_deref().map(failure).transpose()?,
+            delivered_in: row.delivered_in.map(Epoch),
+            due_at: row.due_at.map(Timestamp),
+            created_at: Timestamp(row.created_at),
+            started_at: row.started_at.map(Timestamp),
+            completed_at: row.completed_at.map(Timestamp),
+        })
+    }
+}
+
+#[derive(Queryable)]
+pub(super) struct AttemptRow {
+    call_id: i64,
+    number: i64,
+    worker: Option<String>,
+    error: String,
+    lost: bool,
+    started_at: Option<i64>,
+    finished_at: i64,
+}
+
+impl TryFrom<AttemptRow> for Attempt {
+    type Error = StoreError;
+
+    fn try_from(row: AttemptRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            call_id: call_id(row.call_id)?,
+            number: row.number,
+            worker: row.worker.map(WorkerId),
+            error: failure(&row.error)?,
+            lost: row.lost,
+            started_at: row.started_at.map(Timestamp),
+            finished_at: Timestamp(row.finished_at),
+        })
+    }
+}
+
+#[derive(Queryable)]
+pub(super) struct LogRow {
+    call_id: Option<i64>,
+    attempt: Option<i64>,
+    stream: String,
+    text: String,
+    at: i64,
+}
+
+impl TryFrom<LogRow> for LogLine {
+    type Error = StoreError;
+
+    fn try_from(row: LogRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            call_id: row.call_id.map(call_id).transpose()?,
+            attempt: row.attempt,
+            stream: parse(&row.stream)?,
+            text: row.text,
+            at: Timestamp(row.at),
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! The tables, as Diesel sees them. The SQL, with its comments, is in `migrations/`.
+
+diesel::table! {
+    sources (hash) { hash -> Text, code -> Text, }
+}
+
+diesel::table! {
+    executions (id) {
+        id -> Text,
+        workflow -> Text,
+        source_hash -> Text,
+        queue -> Text,
+        status -> Text,
+        suspension -> BigInt,
+        epoch -> BigInt,
+        claimed_by -> Nullable<Text>,
+        runner -> Nullable<Text>,
+        due_at -> Nullable<BigInt>,
+        snapshot -> Nullable<Binary>,
+        snapshot_format -> Nullable<Text>,
+        output -> Nullable<Text>,
+        error -> Nullable<Text>,
+        created_at -> BigInt,
+        started_at -> Nullable<BigInt>,
+        updated_at -> BigInt,
+        finished_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    origins (execution_id) {
+        execution_id -> Text,
+        inputs -> Text,
+        base_snapshot -> Nullable<Binary>,
+        base_format -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    calls (execution_id, call_id) {
+        execution_id -> Text,
+        call_id -> BigInt,
+        resume_group -> BigInt,
+        kind -> Text,
+        function -> Text,
+        args -> Text,
+        kwargs -> Text,
+        line -> Nullable<BigInt>,
+        queue -> Text,
+        status -> Text,
+        wake_group -> Nullable<BigInt>,
+        attempt -> BigInt,
+        worker -> Nullable<Text>,
+        result -> Nullable<Text>,
+        error -> Nullable<Text>,
+        delivered_in -> Nullable<BigInt>,
+        due_at -> Nullable<BigInt>,
+        created_at -> BigInt,
+        started_at -> Nullable<BigInt>,
+        completed_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    attempts (execution_id, call_id, number) {
+        execution_id -> Text,
+        call_id -> BigInt,
+        number -> BigInt,
+        worker -> Nullable<Text>,
+        error -> Text,
+        lost -> Bool,
+        started_at -> Nullable<BigInt>,
+        finished_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    logs (id) {
+        id -> BigInt,
+        execution_id -> Text,
+        call_id -> Nullable<BigInt>,
+        attempt -> Nullable<BigInt>,
+        stream -> Text,
+        text -> Text,
+        at -> BigInt,
+    }
+}
+
+diesel::joinable!(calls -> executions (execution_id));
+
+diesel::allow_tables_to_appear_in_same_query!(sources, executions, origins, calls, attempts, logs);

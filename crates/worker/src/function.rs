@@ -1,0 +1,211 @@
+//! What a function is: something that takes JSON arguments and answers JSON, sooner or later.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use durable_core::{
+    model::{Failure, Json, LogLine, Stream},
+    store::calls::AttemptOf,
+    time::Timestamp,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::arguments::{Arguments, FromArguments};
+
+/// One attempt to be made.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// The call and the attempt.
+    pub of: AttemptOf,
+    /// The name under which the function was registered.
+    pub function: String,
+    /// A JSON array.
+    pub args: Json,
+    /// A JSON object.
+    pub kwargs: Json,
+}
+
+impl Invocation {
+    /// The same for every attempt of a call, and for no other call: hand it to whatever must not
+    /// happen twice.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{}", self.of.execution, self.of.call)
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone)]
+pub struct FunctionError {
+    /// The exception, as the workflow will see it.
+    pub failure: Failure,
+    /// Whether another attempt could help.
+    pub retryable: bool,
+}
+
+impl FunctionError {
+    /// A failure of the type `kind`, which the workflow catches by that name if Python has it.
+    pub fn new(kind: impl Into<String>, message: impl fmt::Display) -> Self {
+        Self { failure: Failure::new(kind, message.to_string()), retryable: true }
+    }
+
+    /// The same, when another attempt could not help.
+    #[must_use]
+    pub fn not_retryable(mut self) -> Self {
+        self.retryable = false;
+        self
+    }
+}
+
+impl<E: std::error::Error> From<E> for FunctionError {
+    /// Any Rust error arrives as a `RuntimeError` with its text and those of its causes.
+    fn from(error: E) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            text.push_str(&format!(": {inner}"));
+            cause = inner.source();
+        }
+        Self::new("RuntimeError", text)
+    }
+}
+
+/// Collects what a function writes; kept even when its attempt is cut short.
+#[derive(Debug)]
+pub struct CallLog(Mutex<Entries>);
+
+#[derive(Debug)]
+struct Entries {
+    entries: Vec<(Stream, String)>,
+    room: usize,
+}
+
+/// What an attempt may write before the rest is dropped, in bytes.
+const MAX_LOG: usize = 1 << 20;
+
+impl Default for CallLog {
+    fn default() -> Self {
+        Self(Mutex::new(Entries { entries: Vec::new(), room: MAX_LOG }))
+    }
+}
+
+impl CallLog {
+    /// Adds to the log.
+    pub fn write(&self, stream: Stream, text: &str) {
+        let Entries { entries, room } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *room == 0 || text.is_empty() {
+            return;
+        }
+        if text.len() > *room {
+            *room = 0;
+            entries.push((Stream::Stderr, "[the rest of this attempt's output was dropped]\n".into()));
+            return;
+        }
+        *room -= text.len();
+        match entries.last_mut() {
+            Some((last, existing)) if *last == stream => existing.push_str(text),
+            _ => entries.push((stream, text.to_owned())),
+        }
+    }
+
+    /// What was written, as lines of the execution's log.
+    pub fn lines(&self, of: &AttemptOf, at: Timestamp) -> Vec<LogLine> {
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = |(stream, text): &(Stream, String)| LogLine {
+            call_id: Some(of.call),
+            attempt: Some(of.number),
+            stream: *stream,
+            text: text.clone(),
+            at,
+        };
+        log.entries.iter().map(line).collect()
+    }
+}
+
+/// Something that can be called. When the returned future is dropped, the attempt is given up and
+/// whatever it holds must be freed.
+#[async_trait::async_trait]
+pub trait Function: Send + Sync + 'static {
+    /// Makes one attempt.
+    async fn call(&self, invocation: Invocation, log: &CallLog) -> Result<Json, FunctionError>;
+}
+
+/// A Rust closure of up to six parameters that returns a future of a result. Implemented for those;
+/// not meant to be implemented elsewhere.
+pub trait Handler<P>: Send + Sync + 'static {
+    /// Reads the parameters and starts the future.
+    fn start(
+        &self,
+        arguments: &mut Arguments,
+    ) -> Result<impl Future<Output = Result<Value, FunctionError>> + Send + 'static, FunctionError>;
+}
+
+macro_rules! handler {
+    ($($parameter:ident)*) => {
+        impl<F, Fut, R, Error, $($parameter,)*> Handler<($($parameter,)*)> for F
+        where
+            F: Fn($($parameter),*) -> Fut + Send + Sync + 'static,
+            Fut: Future<Output = Result<R, Error>> + Send + 'static,
+            R: Serialize,
+            Error: Into<FunctionError>,
+            $($parameter: FromArguments,)*
+        {
+            #[expect(clippy::allow_attributes, reason = "a closure without parameters reads none")]
+            fn start(
+                &self,
+                #[allow(unused_variables)] arguments: &mut Arguments,
+            ) -> Result<impl Future<Output = Result<Value, FunctionError>> + Send + 'static, FunctionError> {
+                $(#[allow(non_snake_case)] let $parameter = $parameter::take(arguments)?;)*
+                arguments.nothing_left()?;
+                let future = self($($parameter),*);
+                Ok(async move {
+                    let result = future.await.map_err(Into::into)?;
+                    serde_json::to_value(result).map_err(|error| {
+                        FunctionError::new("TypeError", format!("the result is not JSON: {error}")).not_retryable()
+                    })
+                })
+            }
+        }
+    };
+}
+
+handler!();
+handler!(A);
+handler!(A B);
+handler!(A B C);
+handler!(A B C D);
+handler!(A B C D E);
+handler!(A B C D E G);
+
+/// A Rust closure as a [`Function`].
+pub(crate) struct RustFunction<H, P> {
+    pub(crate) handler: H,
+    pub(crate) parameters: Vec<String>,
+    pub(crate) _marker: std::marker::PhantomData<fn(P)>,
+}
+
+#[async_trait::async_trait]
+impl<H: Handler<P>, P: 'static> Function for RustFunction<H, P> {
+    async fn call(&self, invocation: Invocation, _: &CallLog) -> Result<Json, FunctionError> {
+        let mut arguments = Arguments::new(&invocation, &self.parameters)?;
+        let future = self.handler.start(&mut arguments)?;
+        // On a task of its own, whose panic ends nothing else; aborted when this future is dropped.
+        let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(future));
+        match task.await {
+            Ok(result) => result.map(|value| Json::from(&value)),
+            Err(error) => Err(FunctionError::new("RuntimeError", panic_text(&invocation.function, error))),
+        }
+    }
+}
+
+fn panic_text(function: &str, error: tokio::task::JoinError) -> String {
+    let Ok(panic) = error.try_into_panic() else { return format!("{function} was aborted") };
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("with no message");
+    format!("{function} panicked: {text}")
+}

@@ -1,0 +1,124 @@
+//! Functions of Python files and modules, run in real CPython processes.
+//!
+//! A synchronous function has a process to itself while it runs; processes are kept and used again.
+//! Asynchronous functions share one process and run there concurrently. A process that is killed or
+//! has to be killed takes only its own attempts with it, and is replaced when it is needed.
+
+mod frame;
+mod pool;
+mod process;
+
+use std::{path::PathBuf, sync::Arc};
+
+use durable_core::model::{Failure, Json};
+use serde_json::{Map, Value};
+
+use crate::{
+    function::{CallLog, Function, FunctionError, Invocation},
+    options::{BadOption, FunctionOptions},
+    registry::Registry,
+};
+use pool::Pool;
+use process::{Mode, Process};
+
+/// Where Python functions come from, and how many processes run them.
+#[derive(Debug, Clone)]
+pub struct PythonSettings {
+    /// The interpreter: a path or a command.
+    pub python: PathBuf,
+    /// Files whose functions are offered as `stem.name`.
+    pub files: Vec<PathBuf>,
+    /// Modules whose functions are offered as `module.name`.
+    pub modules: Vec<String>,
+    /// How many synchronous functions run at the same time.
+    pub processes: usize,
+}
+
+impl Default for PythonSettings {
+    fn default() -> Self {
+        Self { python: "python3".into(), files: Vec::new(), modules: Vec::new(), processes: 8 }
+    }
+}
+
+/// Why Python functions cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum PythonError {
+    /// The interpreter does not start.
+    #[error("cannot start {python}: {cause}")]
+    Start {
+        /// What was to be started.
+        python: String,
+        /// Why it did not.
+        cause: std::io::Error,
+    },
+    /// The files or modules raise when they are imported.
+    #[error("the functions cannot be imported: {}\n\n{}", .0, .0.traceback.as_deref().unwrap_or_default().trim_end())]
+    Import(Failure),
+    /// The process ended before it had said what it offers.
+    #[error("{python} ended before it had imported the functions:\n{output}")]
+    Ended {
+        /// What had been started.
+        python: String,
+        /// What it wrote.
+        output: String,
+    },
+    /// An option of a function makes no sense.
+    #[error(transparent)]
+    Option(#[from] BadOption),
+}
+
+/// The processes that run Python functions. Clones share them; they end with the last clone.
+#[derive(Clone)]
+pub struct PythonHost {
+    pool: Arc<Pool>,
+    functions: Vec<Offered>,
+}
+
+#[derive(Debug, Clone)]
+struct Offered {
+    name: String,
+    is_async: bool,
+    options: FunctionOptions,
+}
+
+impl PythonHost {
+    /// Starts a first process, which imports the functions.
+    pub async fn start(settings: PythonSettings) -> Result<Self, PythonError> {
+        let (process, offered) = Process::start(&settings, Mode::Sync).await?;
+        let functions = offered.iter().map(read_offer).collect::<Result<_, _>>()?;
+        Ok(Self { pool: Arc::new(Pool::new(settings, process)), functions })
+    }
+
+    /// The names of the functions, as `module.name`.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.functions.iter().map(|function| function.name.as_str())
+    }
+
+    /// Adds the functions to a registry.
+    pub fn offer(&self, registry: &mut Registry) {
+        for function in &self.functions {
+            let options = function.options.clone();
+            let python = PythonFunction { pool: self.pool.clone(), is_async: function.is_async };
+            registry.add(&function.name, options, Arc::new(python));
+        }
+    }
+}
+
+fn read_offer(offer: &Value) -> Result<Offered, BadOption> {
+    let name = offer["name"].as_str().unwrap_or_default().to_owned();
+    let none = Map::new();
+    let options = FunctionOptions::read(&name, offer["options"].as_object().unwrap_or(&none))?;
+    Ok(Offered { name, is_async: offer["async"].as_bool().unwrap_or(false), options })
+}
+
+struct PythonFunction {
+    pool: Arc<Pool>,
+    is_async: bool,
+}
+
+#[async_trait::async_trait]
+impl Function for PythonFunction {
+    async fn call(&self, invocation: Invocation, log: &CallLog) -> Result<Json, FunctionError> {
+        if self.is_async { self.pool.call_async(&invocation, log).await } else { self.pool.call_sync(&invocation, log).await }
+    }
+}
