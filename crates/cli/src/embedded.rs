@@ -1,6 +1,6 @@
 //! Everything in one process: engine, worker and clock around a queue in memory.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use durable_core::{
     id::ExecutionId,
@@ -16,7 +16,7 @@ use durable_worker::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{args::Functions, owner, progress::Progress};
+use crate::{args::Functions, owner, progress::Progress, sources::Launch};
 
 /// Nothing outside this process can hold a lease of its queue, so only a bug lets one expire.
 const LEASE: Duration = Duration::from_secs(60);
@@ -46,19 +46,17 @@ pub(crate) enum Ended {
     Interrupted,
 }
 
-/// Starts the Python processes that offer these files and modules; none when there are none.
-pub(crate) async fn python(
-    files: Vec<std::path::PathBuf>,
-    functions: &Functions,
-) -> anyhow::Result<(Registry, Option<PythonHost>)> {
+/// Starts the Python processes that offer these functions; none when there are none.
+pub(crate) async fn python(launch: &Launch, functions: &Functions) -> anyhow::Result<(Registry, Option<PythonHost>)> {
     let mut registry = Registry::new();
-    if files.is_empty() && functions.modules.is_empty() {
+    if launch.files.is_empty() && launch.modules.is_empty() {
         return Ok((registry, None));
     }
     let settings = PythonSettings {
-        python: functions.python.clone(),
-        files,
-        modules: functions.modules.clone(),
+        python: launch.python.clone(),
+        files: launch.files.clone(),
+        modules: launch.modules.clone(),
+        directory: Some(launch.directory.clone()),
         processes: functions.concurrency(),
     };
     let host = PythonHost::start(settings).await?;
@@ -142,16 +140,4 @@ impl Embedded {
         clock.abort();
         Ok(outcome)
     }
-}
-
-/// The command that goes on with an interrupted execution.
-pub(crate) fn resume_command(id: &ExecutionId, functions: &Functions, files: &[impl AsRef<Path>], db: &str) -> String {
-    let mut command = format!("durable resume {id} --db {db}");
-    for file in files {
-        command.push_str(&format!(" --functions {}", file.as_ref().display()));
-    }
-    for module in &functions.modules {
-        command.push_str(&format!(" -m {module}"));
-    }
-    command
 }

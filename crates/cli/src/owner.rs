@@ -6,20 +6,29 @@ use rustix::process::{Pid, test_kill_process};
 /// The name of this process in claims and calls.
 pub(crate) fn this_process() -> WorkerId {
     let pid = std::process::id();
-    WorkerId::new(&host(), pid, &started(pid).unwrap_or_else(|| "0".into()))
+    WorkerId::new(&host(), pid, &stat(pid).map_or_else(|| "0".into(), |stat| stat.started))
 }
 
 fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// When a process was started, in the system's own units; where the system tells.
-fn started(pid: u32) -> Option<String> {
+/// What the system says of a process, where it says anything.
+struct Stat {
+    /// It has ended, and only its parent has not noticed.
+    zombie: bool,
+    /// When it was started, in the system's own units.
+    started: String,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the command's name in brackets and may hold anything; after it, the start
-    // is the twentieth.
+    // The second field is the command's name in brackets and may hold anything. After it, the state
+    // is the first and the start the twentieth.
     let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(19).map(str::to_owned)
+    let mut fields = rest.split(' ');
+    let zombie = matches!(fields.next()?, "Z" | "X");
+    Some(Stat { zombie, started: fields.nth(18)?.to_owned() })
 }
 
 /// What is known of the process that holds something.
@@ -41,7 +50,7 @@ pub(crate) fn look_up(owner: &WorkerId) -> Owner {
     }
     let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
     let runs = pid.is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH));
-    let same = started(number).is_none_or(|started| started == mark);
+    let same = stat(number).is_none_or(|stat| stat.started == mark && !stat.zombie);
     if runs && same { Owner::Alive(number) } else { Owner::Dead }
 }
 

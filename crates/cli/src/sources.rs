@@ -6,6 +6,7 @@ use durable_core::{
     interpreter::Program,
     offers::Offers,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{args::Functions, failure::wrong};
@@ -20,20 +21,52 @@ pub(crate) fn program(file: &Path) -> anyhow::Result<Program> {
     Ok(Program::compile(&name, &source)?)
 }
 
-/// The files of functions: those that were named, or those beside the workflow that it imports.
-pub(crate) fn function_files(workflow: &Path, program: &Program, named: &Functions) -> anyhow::Result<Vec<PathBuf>> {
-    if !named.files.is_empty() || !named.modules.is_empty() {
-        if let Some(missing) = named.files.iter().find(|file| !file.is_file()) {
+/// Where an execution's functions come from; kept with it, so that it can be resumed by its id.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    pub(crate) python: PathBuf,
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) modules: Vec<String>,
+    /// Where the functions run.
+    pub(crate) directory: PathBuf,
+}
+
+impl Launch {
+    /// What the options say, or else the files beside the workflow that it imports.
+    pub(crate) fn find(workflow: &Path, program: &Program, options: &Functions) -> anyhow::Result<Self> {
+        let mut launch = Self {
+            python: options.python.clone(),
+            files: Vec::new(),
+            modules: Vec::new(),
+            directory: std::env::current_dir()?,
+        };
+        if !launch.take(options)? {
+            launch.files = files_beside(workflow, program)?;
+        }
+        Ok(launch)
+    }
+
+    /// Replaces the functions by those that the options name, if they name any.
+    pub(crate) fn take(&mut self, options: &Functions) -> anyhow::Result<bool> {
+        if options.files.is_empty() && options.modules.is_empty() {
+            return Ok(false);
+        }
+        if let Some(missing) = options.files.iter().find(|file| !file.is_file()) {
             return Err(wrong(format!("there is no file of functions {}", missing.display())));
         }
-        return named.files.iter().map(|file| Ok(std::path::absolute(file)?)).collect();
+        self.files = options.files.iter().map(std::path::absolute).collect::<Result<_, _>>()?;
+        self.modules.clone_from(&options.modules);
+        Ok(true)
     }
+}
+
+fn files_beside(workflow: &Path, program: &Program) -> anyhow::Result<Vec<PathBuf>> {
     let folder = workflow.parent().unwrap_or(Path::new("."));
     let mut files: Vec<PathBuf> = Vec::new();
-    for module in program.served.keys().filter_map(|dotted| dotted.rsplit_once('.')).map(|(module, _)| module) {
-        let file = folder.join(format!("{module}.py"));
+    for (module, _) in program.served.keys().filter_map(|dotted| dotted.rsplit_once('.')) {
+        let file = std::path::absolute(folder.join(format!("{module}.py")))?;
         if file.is_file() && !files.contains(&file) {
-            files.push(std::path::absolute(file)?);
+            files.push(file);
         }
     }
     Ok(files)

@@ -80,15 +80,16 @@ impl Worker {
         let mut jobs = JoinSet::new();
         loop {
             while jobs.try_join_next().is_some() {}
-            let Some(slot) = stop.run_until_cancelled(slots.clone().acquire_owned()).await else { break };
+            let Some(Ok(slot)) = stop.run_until_cancelled(slots.clone().acquire_owned()).await else { break };
             let free = slots.available_permits() + 1;
             let Some(leases) = stop.run_until_cancelled(worker.pop(free)).await else { break };
-            drop(slot);
-            for lease in leases {
-                let (worker, slots) = (worker.clone(), slots.clone());
+            // Nobody else takes slots, so there is one for each lease.
+            let slots = std::iter::once(slot).chain(std::iter::from_fn(|| slots.clone().try_acquire_owned().ok()));
+            for (lease, slot) in leases.into_iter().zip(slots) {
+                let worker = worker.clone();
                 jobs.spawn(async move {
-                    let _slot = slots.acquire_owned().await;
                     worker.job(lease).await;
+                    drop(slot);
                 });
             }
         }

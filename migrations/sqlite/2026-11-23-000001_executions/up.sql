@@ -47,6 +47,8 @@ CREATE INDEX executions_by_owner ON executions (claimed_by) WHERE claimed_by IS 
 CREATE TABLE origins (
     execution_id TEXT NOT NULL PRIMARY KEY REFERENCES executions (id) ON DELETE CASCADE,
     inputs TEXT NOT NULL,
+    -- JSON that whoever started it wants to find again when it is resumed.
+    launch TEXT,
     -- The first state: dictionary of all later snapshots.
     base_snapshot BLOB,
     base_format TEXT,

@@ -1,11 +1,11 @@
 //! `durable run` and `durable resume`.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use durable_core::{
     id::{ExecutionId, WorkerId},
     interpreter::Program,
-    model::{Execution, ExecutionStatus},
+    model::{Execution, ExecutionStatus, Json},
     orchestrator::{OrchestrationError, rescue::take_over, start},
     store::{Db, calls, executions},
 };
@@ -18,7 +18,7 @@ use crate::{
     failure::{EXECUTION_FAILED, INTERRUPTED, wrong},
     owner::{self, Owner},
     progress::Progress,
-    sources,
+    sources::{self, Launch},
 };
 
 /// Runs a workflow to its end.
@@ -26,14 +26,15 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
     let program = Arc::new(sources::program(&args.file)?);
     let inputs = sources::inputs(&args.inputs, args.inputs_file.as_deref())?;
     program.check_inputs(&inputs)?;
-    let files = sources::function_files(&args.file, &program, &args.functions)?;
-    let (registry, _host) = embedded::python(files.clone(), &args.functions).await?;
+    let launch = Launch::find(&args.file, &program, &args.functions)?;
+    let (registry, _host) = embedded::python(&launch, &args.functions).await?;
     sources::check_functions(&program, &registry.offers())?;
     let db = open(args.store.url).await?;
     let id = args.id.unwrap_or_else(ExecutionId::generate);
-    let session = Session { functions: args.functions, files, json: args.json, db };
+    let session = Session { functions: args.functions, json: args.json, db };
     let embedded = session.embedded(&id, registry)?;
-    let request = start::Start { id: Some(id.clone()), program, inputs, queue: "default".into() };
+    let launch = Some(Json::from(&serde_json::to_value(&launch)?));
+    let request = start::Start { id: Some(id), program, inputs, queue: "default".into(), launch };
     let started = start::start(&embedded.engine, request).await?;
     if !started.created {
         return session.go_on(embedded, started.execution).await;
@@ -47,25 +48,25 @@ pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
     let id = args.id.clone();
     let found = db
         .read(move |conn| {
-            let execution = executions::get(conn, &id)?;
-            let source = match &execution {
-                Some(execution) => executions::source(conn, &execution.source_hash)?,
-                None => None,
-            };
-            Ok(execution.zip(source))
+            let Some(execution) = executions::get(conn, &id)? else { return Ok(None) };
+            let source = executions::source(conn, &execution.source_hash)?;
+            let launch = executions::launch(conn, &id)?;
+            Ok(Some((execution, source.unwrap_or_default(), launch)))
         })
         .await?;
-    let (execution, source) = found.ok_or_else(|| OrchestrationError::NotFound(args.id.clone()))?;
-    let session =
-        Session { files: Vec::new(), functions: args.functions, json: args.json, db };
+    let (execution, source, launch) = found.ok_or_else(|| OrchestrationError::NotFound(args.id.clone()))?;
+    let session = Session { functions: args.functions, json: args.json, db };
     if execution.status.is_final() {
         return Ok(session.print(&execution));
     }
     let program = Program::compile(&execution.workflow, &source)?;
-    let files = session.function_files(&execution, &program)?;
-    let (registry, _host) = embedded::python(files.clone(), &session.functions).await?;
+    let mut launch: Launch = match launch {
+        Some(launch) => serde_json::from_str(&launch.0)?,
+        None => Launch::find(Path::new(&execution.workflow), &program, &session.functions)?,
+    };
+    launch.take(&session.functions)?;
+    let (registry, _host) = embedded::python(&launch, &session.functions).await?;
     sources::check_functions(&program, &registry.offers())?;
-    let session = Session { files, ..session };
     let embedded = session.embedded(&args.id, registry)?;
     session.go_on(embedded, execution).await
 }
@@ -77,7 +78,6 @@ async fn open(url: durable_core::store::DatabaseUrl) -> anyhow::Result<Db> {
 /// What `run` and `resume` have in common.
 struct Session {
     functions: Functions,
-    files: Vec<PathBuf>,
     json: bool,
     db: Db,
 }
@@ -86,13 +86,6 @@ impl Session {
     fn embedded(&self, id: &ExecutionId, registry: Registry) -> anyhow::Result<Embedded> {
         let progress = Arc::new(Progress::new(self.json));
         Embedded::new(self.db.clone(), id, registry, self.functions.concurrency(), progress)
-    }
-
-    /// Without `--functions`, those that the execution was started with cannot be known: files of
-    /// the imported names are looked for here.
-    fn function_files(&self, execution: &Execution, program: &Program) -> anyhow::Result<Vec<PathBuf>> {
-        let here = std::env::current_dir()?.join(&execution.workflow);
-        sources::function_files(&here, program, &self.functions)
     }
 
     /// Takes an execution over from the process that ran it, which must be dead.
@@ -133,9 +126,8 @@ impl Session {
         match ended? {
             Ended::Finished(execution) => Ok(self.print(&execution)),
             Ended::Interrupted => {
-                let db = self.db.url().to_string();
-                let command = embedded::resume_command(&id, &self.functions, &self.files, &db);
-                eprintln!("interrupted; everything that was completed is kept. Go on with:\n  {command}");
+                let db = self.db.url();
+                eprintln!("interrupted; what was completed is kept. Go on with:\n  durable resume {id} --db {db}");
                 Ok(ExitCode::from(INTERRUPTED))
             }
         }

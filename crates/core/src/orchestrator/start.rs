@@ -8,7 +8,7 @@ use super::{Engine, Event, OrchestrationError};
 use crate::{
     id::ExecutionId,
     interpreter::Program,
-    model::Execution,
+    model::{Execution, Json},
     store::{
         StoreError,
         executions::{self, NewExecution, Whose},
@@ -26,6 +26,8 @@ pub struct Start {
     pub inputs: Map<String, Value>,
     /// Where its calls are queued.
     pub queue: String,
+    /// JSON to be found again by whoever resumes it.
+    pub launch: Option<Json>,
 }
 
 /// An execution that exists.
@@ -51,6 +53,7 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         queue: start.queue,
         runner: matches!(engine.whose, Whose::One(_)).then(|| engine.worker.clone()),
         inputs,
+        launch: start.launch,
         now,
         due_at: now.after(engine.settings.start),
     };

@@ -83,6 +83,8 @@ pub struct NewExecution {
     pub runner: Option<WorkerId>,
     /// A JSON object.
     pub inputs: Json,
+    /// JSON that whoever starts it wants to find again.
+    pub launch: Option<Json>,
     /// When it is started.
     pub now: Timestamp,
     /// When somebody else takes it up, if whoever starts it has not claimed it by then.
@@ -116,7 +118,11 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
         ))
         .execute(conn)?;
     diesel::insert_into(origins::table)
-        .values((origins::execution_id.eq(new.id.as_str()), origins::inputs.eq(&new.inputs.0)))
+        .values((
+            origins::execution_id.eq(new.id.as_str()),
+            origins::inputs.eq(&new.inputs.0),
+            origins::launch.eq(new.launch.as_ref().map(|launch| launch.0.as_str())),
+        ))
         .execute(conn)?;
     Ok(true)
 }
@@ -147,6 +153,12 @@ pub fn list(
 /// The text of a workflow.
 pub fn source(conn: &mut DbConnection, hash: &str) -> Result<Option<String>, StoreError> {
     Ok(sources::table.find(hash).select(sources::code).first(conn).optional()?)
+}
+
+/// What whoever started the execution left to be found again.
+pub fn launch(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Json>, StoreError> {
+    let launch = origins::table.find(id.as_str()).select(origins::launch).first::<Option<String>>(conn).optional()?;
+    Ok(launch.flatten().map(Json))
 }
 
 /// What the winner of a claim needs to advance the execution.

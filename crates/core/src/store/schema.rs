@@ -31,6 +31,7 @@ diesel::table! {
     origins (execution_id) {
         execution_id -> Text,
         inputs -> Text,
+        launch -> Nullable<Text>,
         base_snapshot -> Nullable<Binary>,
         base_format -> Nullable<Text>,
     }

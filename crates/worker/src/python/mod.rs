@@ -30,13 +30,15 @@ pub struct PythonSettings {
     pub files: Vec<PathBuf>,
     /// Modules whose functions are offered as `module.name`.
     pub modules: Vec<String>,
+    /// The directory in which the functions run; this process's, when there is none.
+    pub directory: Option<PathBuf>,
     /// How many synchronous functions run at the same time.
     pub processes: usize,
 }
 
 impl Default for PythonSettings {
     fn default() -> Self {
-        Self { python: "python3".into(), files: Vec::new(), modules: Vec::new(), processes: 8 }
+        Self { python: "python3".into(), files: Vec::new(), modules: Vec::new(), directory: None, processes: 8 }
     }
 }
 

@@ -75,7 +75,9 @@ impl Process {
         let python = settings.python.display().to_string();
         let failed = |cause| PythonError::Start { python: python.clone(), cause };
         let output = Output::new().map_err(failed)?;
+        let here = std::path::Path::new(".");
         let mut child = Command::new(&settings.python)
+            .current_dir(settings.directory.as_deref().unwrap_or(here))
             .arg("-c")
             .arg(format!("__file__ = '<durable host>'\nexec(compile({}, __file__, 'exec'))", python_literal(HOST)))
             .arg(if mode == Mode::Async { "async" } else { "sync" })
