@@ -11,6 +11,7 @@ use durable_core::{
         Engine, Event, OrchestrationError,
         dispatch::{load_work, read_job},
         drive::drive,
+        foresee::foresee,
         settle::{Attempted, Settled, settle},
     },
     store::calls::{self, AttemptOf},
@@ -146,15 +147,27 @@ impl Worker {
         let log = log.lines(&of, engine.now());
         let worker = Some(engine.worker.clone());
         let attempted = Attempted { of, outcome, retry, started_at: Some(started_at), worker, log };
-        let settled = self.record(attempted).await?;
-        // The outcome is safe: a queue that is away now only hands the job out again, to be dropped.
-        if let Err(error) = engine.queue.ack(lease).await {
-            tracing::warn!(%error, "a finished job could not be acknowledged");
+        if let Some(claimed) = foresee(engine, &attempted) {
+            match drive(engine, claimed).await {
+                Ok(()) => return self.acknowledge(lease).await,
+                // Whatever went wrong ahead of the claim, the outcome is still to be recorded.
+                Err(error) => tracing::warn!(%error, "a step that ran ahead of its claim failed"),
+            }
         }
+        let settled = self.record(attempted).await?;
+        self.acknowledge(lease).await?;
         match settled {
             Settled::Recorded(Some(claimed)) => drive(engine, claimed).await,
             Settled::Recorded(None) | Settled::Retrying | Settled::Ignored => Ok(()),
         }
+    }
+
+    /// The outcome is safe: a queue that is away now only hands the job out again, to be dropped.
+    async fn acknowledge(&self, lease: &Lease) -> Result<(), OrchestrationError> {
+        if let Err(error) = self.engine.queue.ack(lease).await {
+            tracing::warn!(%error, "a finished job could not be acknowledged");
+        }
+        Ok(())
     }
 
     /// Lazily: a function that ends at once costs no commit of its own for having begun.

@@ -1,11 +1,14 @@
 //! claim: the exclusive, expiring, fenced right to advance one execution.
 
-use super::{Engine, Event, OrchestrationError};
+use std::sync::Arc;
+
+use super::{Engine, Event, OrchestrationError, settle::Attempted};
 use crate::{
     id::{Epoch, ExecutionId, WorkerId},
     store::{
-        DbConnection, StoreError,
+        DbConnection, StoreError, calls,
         executions::{self, Fence, Won},
+        logs,
     },
     time::Timestamp,
 };
@@ -15,10 +18,26 @@ use crate::{
 #[must_use = "a claim that is dropped blocks its execution until it expires"]
 #[derive(Debug)]
 pub struct Claimed {
-    won: Won,
+    won: Arc<Won>,
+    foreseen: Option<Foreseen>,
+}
+
+/// A claim that will be made by the transaction that needs it, see [`foresee`](super::foresee).
+#[derive(Debug, Clone)]
+pub(super) struct Foreseen {
+    pub(super) attempted: Arc<Attempted>,
+    pub(super) claim: Claim,
 }
 
 impl Claimed {
+    pub(super) fn won_by(won: Won) -> Self {
+        Self { won: Arc::new(won), foreseen: None }
+    }
+
+    pub(super) fn foreseen(won: Won, foreseen: Foreseen) -> Self {
+        Self { won: Arc::new(won), foreseen: Some(foreseen) }
+    }
+
     /// Which execution.
     pub fn id(&self) -> &ExecutionId {
         &self.won.execution.id
@@ -30,21 +49,52 @@ impl Claimed {
     }
 
     /// What the claim's winner may work with.
-    pub(super) fn won(&self) -> &Won {
+    pub(super) fn won(&self) -> &Arc<Won> {
         &self.won
     }
 
-    pub(super) fn fence(&self) -> Fence {
-        Fence { id: self.id().clone(), epoch: self.epoch() }
+    pub(super) fn fence(&self) -> Held {
+        let fence = Fence { id: self.id().clone(), epoch: self.epoch() };
+        Held { fence, foreseen: self.foreseen.clone() }
+    }
+}
+
+/// What a write under a claim begins with.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) fence: Fence,
+    foreseen: Option<Foreseen>,
+}
+
+impl Held {
+    /// Makes a foreseen claim real: the settle, then the claim at exactly the foreseen epoch. False
+    /// when either finds things otherwise; a settle that was recorded stays recorded, as it would
+    /// have been without foresight.
+    pub(super) fn secure(&self, conn: &mut DbConnection) -> Result<bool, StoreError> {
+        let Some(Foreseen { attempted, claim }) = &self.foreseen else { return Ok(true) };
+        if calls::settle(conn, &attempted.of, &attempted.outcome, claim.now)?.is_none() {
+            return Ok(false);
+        }
+        logs::append(conn, &attempted.of.execution, &attempted.log)?;
+        executions::claim_at(conn, &self.fence, &claim.worker, claim.now, claim.until)
+    }
+
+    /// Tells whoever watches about the steps that the commit made real.
+    pub(super) fn observe(&self, engine: &Engine) {
+        if let Some(Foreseen { attempted, .. }) = &self.foreseen {
+            let Attempted { of, outcome, log, .. } = &**attempted;
+            engine.observe(Event::Settled { of, outcome, log });
+            engine.observe(Event::Claimed(&self.fence.id, self.fence.epoch));
+        }
     }
 }
 
 /// How a claim is made: by whom, when, and how long it lasts.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
-    worker: WorkerId,
-    now: Timestamp,
-    until: Timestamp,
+    pub(super) worker: WorkerId,
+    pub(super) now: Timestamp,
+    pub(super) until: Timestamp,
 }
 
 impl Claim {
@@ -56,7 +106,7 @@ impl Claim {
     /// Inside somebody's transaction.
     pub(super) fn make(&self, conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Claimed>, StoreError> {
         let won = executions::claim(conn, id, &self.worker, self.now, self.until)?;
-        Ok(won.map(|won| Claimed { won }))
+        Ok(won.map(Claimed::won_by))
     }
 }
 

@@ -9,7 +9,10 @@ use std::{
 use durable_queue::{Queue, QueueError};
 use tokio::sync::Notify;
 
-use super::event::{Event, Observer};
+use super::{
+    event::{Event, Observer},
+    foresee::Hot,
+};
 use crate::{
     id::{ExecutionId, WorkerId},
     interpreter::{AdvanceError, CompileError, InputError, Limits, Program},
@@ -112,12 +115,16 @@ pub struct Engine {
     pub whose: Whose,
     observer: Arc<dyn Observer>,
     programs: Mutex<HashMap<String, Arc<Program>>>,
+    hot: Mutex<HashMap<ExecutionId, Hot>>,
     /// Rung when something became due sooner than the clock loop may know.
     pub sooner: Notify,
 }
 
 /// Compiled workflows that are kept at hand.
 const PROGRAMS_KEPT: usize = 256;
+
+/// Paused executions whose state is kept at hand.
+const HOT_KEPT: usize = 1024;
 
 impl Engine {
     /// An engine with the machine's clock, default settings and nobody watching.
@@ -132,6 +139,7 @@ impl Engine {
             whose: Whose::Served,
             observer: Arc::new(()),
             programs: Mutex::default(),
+            hot: Mutex::default(),
             sooner: Notify::new(),
         }
     }
@@ -160,6 +168,19 @@ impl Engine {
             kept.clear();
         }
         kept.insert(cache_key(&program.name, &program.hash), program.clone());
+    }
+
+    /// Keeps what is known of a pause; forgetting it makes nothing wrong.
+    pub(super) fn keep_hot(&self, id: &ExecutionId, hot: Option<Hot>) {
+        let mut kept = self.hot.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.remove(id);
+        if let Some(hot) = hot.filter(|_| kept.len() < HOT_KEPT) {
+            kept.insert(id.clone(), hot);
+        }
+    }
+
+    pub(super) fn take_hot(&self, id: &ExecutionId) -> Option<Hot> {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
 
     /// The workflow of an execution, compiled.

@@ -36,6 +36,8 @@ pub enum Event<'a> {
         execution: &'a ExecutionId,
         /// The calls that it now waits for in addition.
         new_calls: &'a [NewCall],
+        /// What its state takes in the database.
+        snapshot_bytes: usize,
         /// What the workflow wrote in this turn.
         log: &'a [LogLine],
     },

@@ -24,7 +24,7 @@ pub async fn finish(
 ) -> Result<bool, OrchestrationError> {
     let now = engine.now();
     let id = claimed.id().clone();
-    let fence = claimed.fence();
+    let held = claimed.fence();
     let won = claimed.won();
     let (suspension, queue) = (won.execution.suspension, won.execution.queue.clone());
     let delivered: Vec<CallId> = won.outcomes.iter().map(|(id, _)| *id).collect();
@@ -34,14 +34,14 @@ pub async fn finish(
     };
     let result = Arc::new(result);
     let log = Arc::new(log);
-    let (r, l, key) = (result.clone(), log.clone(), id.clone());
+    let (r, l, key, h) = (result.clone(), log.clone(), id.clone(), held.clone());
     let ended = engine
         .db
         .write(move |conn| {
-            if !executions::end(conn, &fence, &r, now)? {
+            if !h.secure(conn)? || !executions::end(conn, &h.fence, &r, now)? {
                 return Ok(false);
             }
-            calls::mark_delivered(conn, &fence, &delivered)?;
+            calls::mark_delivered(conn, &h.fence, &delivered)?;
             let at = Insertion { execution: &key, suspension, queue: &queue, now, push_again: now };
             calls::insert(conn, at, &abandoned, true)?;
             calls::cancel_open(conn, &key, now)?;
@@ -50,6 +50,7 @@ pub async fn finish(
         })
         .await?;
     if ended {
+        held.observe(engine);
         let failure = result.as_ref().as_ref().err();
         tracing::info!(execution.id = %id, failed = failure.is_some(), "execution finished");
         engine.observe(Event::Finished { execution: &id, failure, log: &log });

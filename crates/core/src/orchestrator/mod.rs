@@ -2,7 +2,8 @@
 //!
 //! [`start`] → [`claim`] → [`advance`] → [`pause`] → [`dispatch`] → *a worker runs the function* →
 //! [`settle`] → [`claim`] → [`advance`] → … → [`finish`]. [`drive`] strings them together;
-//! [`timers`] and [`rescue`] act beside the line, when time passes.
+//! [`foresee`] lets a step run ahead of its claim; [`timers`] and [`rescue`] act beside the line, when
+//! time passes.
 
 pub mod advance;
 pub mod claim;
@@ -11,6 +12,7 @@ pub mod drive;
 mod engine;
 mod event;
 pub mod finish;
+pub mod foresee;
 pub mod pause;
 pub mod rescue;
 pub mod settle;

@@ -3,6 +3,7 @@
 use super::{
     Engine, Event, OrchestrationError,
     claim::{Claim, Claimed},
+    foresee,
 };
 use crate::{
     id::{CallId, ExecutionId},
@@ -34,22 +35,23 @@ pub async fn pause(
 ) -> Result<Option<Paused>, OrchestrationError> {
     let now = engine.now();
     let id = claimed.id().clone();
-    let fence = claimed.fence();
-    let won = claimed.won();
+    let held = claimed.fence();
+    let won = claimed.won().clone();
     let (suspension, queue) = (won.execution.suspension + 1, won.execution.queue.clone());
     let delivered: Vec<CallId> = won.outcomes.iter().map(|(id, _)| *id).collect();
     let due_at = pause.has_groups.then(|| now.after(engine.settings.look));
     let push_again = now.after(engine.settings.push_again);
     let (pause, log) = (std::sync::Arc::new(pause), std::sync::Arc::new(log));
-    let (p, l, key, q) = (pause.clone(), log.clone(), id.clone(), queue.clone());
+    let (p, l, key, q, h) = (pause.clone(), log.clone(), id.clone(), queue.clone(), held.clone());
+    engine.keep_hot(&id, None);
     let saved = engine
         .db
         .write(move |conn| {
             // First, because it is the fence.
-            if !executions::pause(conn, &fence, &p.snapshot, p.base.as_ref(), due_at, now)? {
+            if !h.secure(conn)? || !executions::pause(conn, &h.fence, &p.snapshot, p.base.as_ref(), due_at, now)? {
                 return Ok(false);
             }
-            calls::mark_delivered(conn, &fence, &delivered)?;
+            calls::mark_delivered(conn, &h.fence, &delivered)?;
             calls::rewake(conn, &key, &p.rewoken)?;
             let at = Insertion { execution: &key, suspension, queue: &q, now, push_again };
             calls::insert(conn, at, &p.new_calls, false)?;
@@ -61,10 +63,13 @@ pub async fn pause(
         tracing::warn!(execution.id = %id, "the claim was lost before the pause; dropping this turn");
         return Ok(None);
     }
+    engine.keep_hot(&id, foresee::keep(&won, &pause));
+    held.observe(engine);
     if due_at.is_some() || pause.new_calls.iter().any(|call| call.kind == CallKind::Timer) {
         engine.sooner.notify_waiters();
     }
-    engine.observe(Event::Paused { execution: &id, new_calls: &pause.new_calls, log: &log });
+    let snapshot_bytes = pause.snapshot.bytes.len();
+    engine.observe(Event::Paused { execution: &id, new_calls: &pause.new_calls, snapshot_bytes, log: &log });
     let functions = pause.new_calls.iter().filter(|call| call.kind == CallKind::Function);
     let work = functions.map(|call| Work {
         attempt: AttemptOf { execution: id.clone(), call: call.id, number: 1 },

@@ -60,7 +60,8 @@ pub enum Settled {
 /// What was decided inside the transaction.
 #[derive(Debug)]
 enum Verdict {
-    Settled(Wake, Option<Claimed>),
+    /// With the claim, or with the group that has to be looked at after the commit.
+    Settled(Option<Claimed>, Option<i64>),
     Retrying(Duration),
     Ignored,
 }
@@ -83,11 +84,11 @@ pub async fn settle(engine: &Engine, attempted: Attempted) -> Result<Settled, Or
             engine.sooner.notify_waiters();
             Settled::Retrying
         }
-        Verdict::Settled(wake, claimed) => {
+        Verdict::Settled(claimed, group) => {
             engine.observe(Event::Settled { of, outcome: &attempted.outcome, log: &attempted.log });
-            let claimed = match (claimed, wake) {
-                (None, Wake::Group(group)) => claim_if_complete(engine, &of.execution, group).await?,
-                (claimed, _) => claimed,
+            let claimed = match group {
+                Some(group) => claim_if_complete(engine, &of.execution, group).await?,
+                None => claimed,
             };
             if let Some(claimed) = &claimed {
                 engine.observe(Event::Claimed(claimed.id(), claimed.epoch()));
@@ -120,11 +121,17 @@ fn record(
         Outcome::Failed(failure) => record_failure(conn, attempted, failure, now)?,
         Outcome::Completed(_) => logs::append(conn, &of.execution, &attempted.log)?,
     }
-    // A call that wakes on its own can take the claim along in the same transaction. The last of a
-    // group cannot: two settlers that have not committed yet would each see the other's call open.
-    let wakes_alone = wake == Wake::Alone || matches!(attempted.outcome, Outcome::Failed(_));
-    let claimed = if wakes_alone { claim.make(conn, &of.execution)? } else { None };
-    Ok(Verdict::Settled(wake, claimed))
+    let wakes = match wake {
+        _ if matches!(attempted.outcome, Outcome::Failed(_)) => true,
+        Wake::Alone => true,
+        Wake::OnFailure => false,
+        // Two settlers that have not committed yet would each see the other's call open. Where that
+        // can be, the look comes after the commit.
+        Wake::Group(group) if !conn.is_serial() => return Ok(Verdict::Settled(None, Some(group))),
+        Wake::Group(group) => !calls::group_is_open(conn, &of.execution, group)?,
+    };
+    let claimed = if wakes { claim.make(conn, &of.execution)? } else { None };
+    Ok(Verdict::Settled(claimed, None))
 }
 
 /// How long until the next attempt, if there is to be one.

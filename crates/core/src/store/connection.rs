@@ -15,6 +15,13 @@ pub enum DbConnection {
     Sqlite(SqliteConnection),
 }
 
+impl DbConnection {
+    /// Whether transactions that write run strictly one after the other, whoever makes them.
+    pub fn is_serial(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+}
+
 /// Where the database is. Its `Display` form never shows a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {

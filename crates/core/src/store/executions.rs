@@ -199,6 +199,30 @@ pub fn claim(
     if won == 0 { Ok(None) } else { load_won(conn, id).map(Some) }
 }
 
+/// Takes the right to advance a waiting execution whose last epoch was the one before the fence's.
+pub fn claim_at(
+    conn: &mut DbConnection,
+    fence: &Fence,
+    worker: &WorkerId,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<bool, StoreError> {
+    let waiting = executions::table
+        .filter(executions::id.eq(fence.id.as_str()))
+        .filter(executions::epoch.eq(fence.epoch.0 - 1))
+        .filter(executions::status.eq(ExecutionStatus::Waiting.as_str()));
+    let won = diesel::update(waiting)
+        .set((
+            executions::status.eq(ExecutionStatus::Running.as_str()),
+            executions::epoch.eq(fence.epoch.0),
+            executions::claimed_by.eq(Some(&worker.0)),
+            executions::due_at.eq(Some(until.0)),
+            executions::updated_at.eq(now.0),
+        ))
+        .execute(conn)?;
+    Ok(won == 1)
+}
+
 fn load_won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError> {
     let gone = || StoreError::Inconsistent(format!("execution {id} has no origin"));
     let execution = get(conn, id)?.ok_or_else(gone)?;

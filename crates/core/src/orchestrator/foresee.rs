@@ -1,0 +1,62 @@
+//! foresee: running ahead of the claim.
+//!
+//! When the only call that an execution waits for returns in the process that paused it, nothing
+//! else can happen to that execution: its next state follows from what this process knows already.
+//! [`advance`](super::advance) is a pure function, so it may run before the claim is made; settle,
+//! claim and the next pause are then one transaction, and a step costs one commit instead of two.
+//! If something did happen, the transaction finds it, and the work ahead is thrown away.
+
+use std::sync::Arc;
+
+use super::{
+    Engine,
+    claim::{Claim, Claimed, Foreseen},
+    settle::Attempted,
+};
+use crate::{
+    id::{CallId, Epoch},
+    interpreter::{Pause, Snapshot},
+    model::{CallKind, ExecutionStatus, Outcome},
+    store::executions::Won,
+};
+
+/// States larger than this are read from the database again.
+const MAX_STATE: usize = 64 << 10;
+
+/// What this process knows of an execution that it has just paused.
+#[derive(Debug)]
+pub(super) struct Hot {
+    /// The only call that it waits for.
+    call: CallId,
+    won: Won,
+}
+
+/// What is worth knowing of a pause, if it waits for one function call and nothing else.
+pub(super) fn keep(won: &Won, pause: &Pause) -> Option<Hot> {
+    let [call] = pause.new_calls.as_slice() else { return None };
+    if call.kind != CallKind::Function || pause.waits_for_earlier {
+        return None;
+    }
+    let base: &Snapshot = pause.base.as_ref().or(won.state.as_ref().map(|(_, base)| base))?;
+    if base.bytes.len() + pause.snapshot.bytes.len() > MAX_STATE {
+        return None;
+    }
+    let mut won = Won { outcomes: Vec::new(), state: Some((pause.snapshot.clone(), base.clone())), ..won.clone() };
+    won.execution.suspension += 1;
+    won.execution.status = ExecutionStatus::Waiting;
+    Some(Hot { call: call.id, won })
+}
+
+/// The claim that settling this attempt will win, unless something else happens first.
+pub fn foresee(engine: &Engine, attempted: &Attempted) -> Option<Claimed> {
+    let Outcome::Completed(_) = &attempted.outcome else { return None };
+    let Hot { call, mut won } = engine.take_hot(&attempted.of.execution)?;
+    if call != attempted.of.call {
+        return None;
+    }
+    won.outcomes.push((call, attempted.outcome.clone()));
+    won.execution.epoch = Epoch(won.execution.epoch.0 + 1);
+    won.execution.status = ExecutionStatus::Running;
+    let foreseen = Foreseen { attempted: Arc::new(attempted.clone()), claim: Claim::of(engine) };
+    Some(Claimed::foreseen(won, foreseen))
+}
