@@ -10,7 +10,7 @@ pub(super) fn for_syntax(message: &str) -> Option<&'static str> {
              ValueError(\"…\") instead of a class of your own",
         ),
         (&["async with", "async for", "async comprehension"], "await the calls one by one, or with asyncio.gather"),
-        (&["del "], "assign None to the name, or use dict.pop(key)"),
+        (&["'del'"], "assign None to the name, or use dict.pop(key)"),
         (&["star import", "import *", "wildcard"], "import each name: from tasks import encode, publish"),
         (&["relative import"], "import by the module's full name: from tasks import encode"),
         (&["except*", "except *"], "catch the exception types with a plain except"),

@@ -1,0 +1,10 @@
+//! The heart's promises, each as a fact.
+
+mod claims;
+mod interpreter;
+mod line;
+mod orchestration;
+mod properties;
+mod scans;
+mod store;
+mod wake;

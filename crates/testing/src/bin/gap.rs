@@ -1,0 +1,128 @@
+//! Runs one execution and, when told to, dies by SIGKILL right after a named step.
+//!
+//! `durable-gap DATABASE EFFECTS ID [STEP N]`: functions append their idempotency key to the file
+//! EFFECTS; the process kills itself after the N-th occurrence of STEP, or runs to the end.
+
+use std::{
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use durable_core::{
+    id::{ExecutionId, WorkerId},
+    interpreter::Program,
+    model::Json,
+    orchestrator::{Engine, Event, Observer, claim::claim, drive::drive, rescue::take_over, start},
+    store::{Db, executions::Whose},
+};
+use durable_queue::MemoryQueue;
+use durable_worker::{CallLog, Function, FunctionError, FunctionOptions, Invocation, Registry, Worker, WorkerSettings};
+use serde_json::Map;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+const WORKFLOW: &str = "
+import asyncio
+from tasks import work
+
+async def pipeline(name):
+    first = await work(name + '1')
+    return await work(first + '2')
+
+async def main():
+    alone = await work('alone')
+    await asyncio.sleep(0.05)
+    parts = await asyncio.gather(pipeline('a'), pipeline('b'), work('c'))
+    group = await asyncio.gather(*[work(f'g{i}') for i in range(4)])
+    return [alone, parts, group]
+";
+
+/// Answers its argument, after a line with its key has reached the disk.
+struct Work(String);
+
+#[async_trait::async_trait]
+impl Function for Work {
+    async fn call(&self, invocation: Invocation, _: &CallLog) -> Result<Json, FunctionError> {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.0)?;
+        // One write: lines of functions that run at the same time must not mix.
+        file.write_all(format!("{}\n", invocation.idempotency_key()).as_bytes())?;
+        file.sync_all()?;
+        let args = invocation.args.parse()?;
+        Ok(Json::from(&args[0]))
+    }
+}
+
+/// Kills the process at the chosen step.
+struct Death {
+    at: Option<(String, usize)>,
+    seen: AtomicUsize,
+    finished: Notify,
+}
+
+impl Observer for Death {
+    fn observe(&self, event: &Event<'_>) {
+        let step = match event {
+            Event::Started(_) => "start",
+            Event::Claimed(..) => "claim",
+            Event::Advanced(_) => "advance",
+            Event::Paused { .. } => "pause",
+            Event::Dispatched(_) => "dispatch",
+            Event::Began(_) => "begin",
+            Event::Ran(_) => "function",
+            Event::Settled { .. } => "settle",
+            Event::Retrying { .. } => "retry",
+            Event::Finished { .. } => "finish",
+        };
+        if let Some((chosen, count)) = &self.at
+            && chosen == step
+            && self.seen.fetch_add(1, Ordering::SeqCst) + 1 == *count
+        {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+        if let Event::Finished { .. } = event {
+            self.finished.notify_one();
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [database, effects, id, rest @ ..] = args.as_slice() else { anyhow::bail!("DATABASE EFFECTS ID [STEP N]") };
+    let id: ExecutionId = id.parse()?;
+    let at = match rest {
+        [step, count] => Some((step.clone(), count.parse()?)),
+        _ => None,
+    };
+    let death = Arc::new(Death { at, seen: AtomicUsize::new(0), finished: Notify::new() });
+    let mut registry = Registry::new();
+    registry.add("tasks.work", FunctionOptions::default(), Arc::new(Work(effects.clone())));
+    let db = Db::open(&database.parse()?)?;
+    let queue = Arc::new(MemoryQueue::new(Duration::from_secs(60), 1000));
+    let me = WorkerId::new("gap", std::process::id(), &id.to_string());
+    let mut engine = Engine::new(db, queue, me, registry.offers()).observed_by(death.clone());
+    engine.whose = Whose::One(id.clone());
+    let engine = Arc::new(engine);
+    let program = Arc::new(Program::compile("workflow.py", WORKFLOW)?);
+    let request = start::Start { id: Some(id.clone()), program, inputs: Map::new(), queue: "default".into(), launch: None };
+    let started = start::start(&engine, request).await?;
+    if !started.created {
+        if started.execution.status.is_final() {
+            return Ok(());
+        }
+        take_over(&engine, &id, started.execution.runner.as_ref()).await?;
+    }
+    let stop = CancellationToken::new();
+    let worker = Worker::new(engine.clone(), registry, WorkerSettings::default())?;
+    tokio::spawn(worker.run(stop.clone()));
+    tokio::spawn(durable_orchestrator::run(engine.clone(), stop));
+    if let Some(claimed) = claim(&engine, &id).await? {
+        drive(&engine, claimed).await?;
+    }
+    tokio::time::timeout(Duration::from_secs(30), death.finished.notified()).await?;
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! Killed processes, and the rules of the tree.
+
+mod killed;
+mod tidy;
