@@ -7,9 +7,13 @@ use durable_core::{id::ExecutionId, store::DatabaseUrl};
 
 /// Durable functions for Python: workflows that survive whatever happens to the process.
 #[derive(Debug, Parser)]
-#[command(name = "durable", version, after_help = "\
+#[command(
+    name = "durable",
+    version,
+    after_help = "\
 Exit codes: 0 done · 1 the execution failed · 2 wrong arguments, file or inputs · \
-3 database or system failure · 4 no such execution, or not ended · 130 interrupted")]
+3 database or system failure · 4 no such execution, or not ended · 130 interrupted"
+)]
 pub(crate) struct Args {
     /// What to log to stderr, such as info or durable_core=debug.
     #[arg(long, env = "DURABLE_LOG", default_value = "error", global = true, hide_env_values = true)]
@@ -43,9 +47,21 @@ pub(crate) enum Command {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Store {
     /// The database: sqlite://PATH, a path ending in .db, or postgres://USER@HOST/NAME.
-    #[arg(long = "db", value_name = "URL", env = "DURABLE_DATABASE_URL", default_value = "sqlite://durable.db",
-          hide_env_values = true)]
-    pub(crate) url: DatabaseUrl,
+    #[arg(
+        long = "db",
+        value_name = "URL",
+        env = "DURABLE_DATABASE_URL",
+        default_value = "sqlite://durable.db",
+        hide_env_values = true
+    )]
+    url: String,
+}
+
+impl Store {
+    /// Read here and not by clap, whose error would show the password.
+    pub(crate) fn url(&self) -> anyhow::Result<DatabaseUrl> {
+        Ok(self.url.parse()?)
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -151,7 +167,7 @@ pub(crate) struct Bench {
     pub(crate) work: Vec<String>,
     /// The database to measure [default: a new SQLite file, deleted afterwards].
     #[arg(long = "db", value_name = "URL")]
-    pub(crate) url: Option<DatabaseUrl>,
+    pub(crate) url: Option<String>,
     /// Divide the sizes of the loads by this, for a quick look.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) scale_down: u32,

@@ -31,7 +31,10 @@ enum Screen {
     /// Shows nothing (`--json`).
     Silent,
     Plain,
-    Live { bars: MultiProgress, head: ProgressBar },
+    Live {
+        bars: MultiProgress,
+        head: ProgressBar,
+    },
 }
 
 #[derive(Default)]
@@ -144,7 +147,11 @@ impl Progress {
                     }
                     lines += 1;
                     let bar = bars.add(ProgressBar::new_spinner());
-                    bar.set_style(style(if shown.timer { "  ├─ ⏳ {msg} {elapsed}" } else { "  ├─ · {msg:.dim}" }));
+                    bar.set_style(style(if shown.timer {
+                        "  ├─ ⏳ {msg} {elapsed}"
+                    } else {
+                        "  ├─ · {msg:.dim}"
+                    }));
                     bar.set_message(shown.label.clone());
                     if shown.began {
                         run_style(&bar, shown.timer);
@@ -205,7 +212,11 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 fn run_style(bar: &ProgressBar, timer: bool) {
-    bar.set_style(style(if timer { "  ├─ ⏳ {msg} {elapsed}" } else { "  ├─ {spinner:.cyan} {msg} {elapsed}" }));
+    bar.set_style(style(if timer {
+        "  ├─ ⏳ {msg} {elapsed}"
+    } else {
+        "  ├─ {spinner:.cyan} {msg} {elapsed}"
+    }));
     bar.enable_steady_tick(Duration::from_millis(100));
 }
 
@@ -238,11 +249,7 @@ impl Observer for Progress {
                 self.log(log);
                 self.ended.notify_one();
             }
-            Event::Started(_)
-            | Event::Claimed(..)
-            | Event::Advanced(_)
-            | Event::Dispatched(_)
-            | Event::Ran(_) => {}
+            Event::Started(_) | Event::Claimed(..) | Event::Advanced(_) | Event::Dispatched(_) | Event::Ran(_) => {}
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use durable_core::{
-    interpreter::Program,
-    offers::Offers,
-};
+use durable_core::{interpreter::Program, offers::Offers};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -105,7 +102,9 @@ pub(crate) fn inputs(single: &[String], file: Option<&Path>) -> anyhow::Result<M
             .ok_or_else(|| wrong(format!("--input {input}: write it as name=JSON, for example count=3")))?;
         let value = serde_json::from_str(text).map_err(|error| {
             let quoted = Value::from(text);
-            wrong(format!("--input {name}: {text} is not JSON ({error})\nhint: a text needs quotes: --input {name}='{quoted}'"))
+            wrong(format!(
+                "--input {name}: {text} is not JSON ({error})\nhint: a text needs quotes: --input {name}='{quoted}'"
+            ))
         })?;
         inputs.insert(name.to_owned(), value);
     }

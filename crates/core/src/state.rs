@@ -69,8 +69,7 @@ mod tests {
     #[test]
     fn executions_move_only_along_these_edges() {
         use ExecutionEvent::{Claim, Fail, Finish, Pause};
-        let events =
-            [Claim { expired: false }, Claim { expired: true }, Pause, Finish, Fail];
+        let events = [Claim { expired: false }, Claim { expired: true }, Pause, Finish, Fail];
         let table: Vec<String> = ExecutionStatus::ALL
             .iter()
             .map(|status| {

@@ -96,7 +96,18 @@ impl Postgres {
 
     fn sql(&self, statement: &str) -> Result<(), String> {
         let output = Command::new("psql")
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "durable", "-d", "postgres", "-qc", statement])
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-U",
+                "durable",
+                "-d",
+                "postgres",
+                "-qc",
+                statement,
+            ])
             .output()
             .map_err(|error| format!("{MISSING} ({error})"))?;
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }

@@ -67,8 +67,7 @@ impl Rig {
         let db = Db::open(url).unwrap_or_else(|error| panic!("{error}"));
         let queue = Arc::new(MemoryQueue::new(Duration::from_secs(60), 1_000_000));
         let clock = Arc::new(ManualClock::new(START));
-        let mut engine =
-            Engine::new(db, queue, WorkerId(name.to_owned()), Offers::anything()).observed_by(observer);
+        let mut engine = Engine::new(db, queue, WorkerId(name.to_owned()), Offers::anything()).observed_by(observer);
         engine.clock = clock.clone();
         Self { engine: Arc::new(engine), clock }
     }
@@ -104,13 +103,8 @@ impl Rig {
     /// When it does not compile or cannot be started.
     pub async fn insert(&self, source: &str) -> ExecutionId {
         let program = Program::compile("workflow.py", source).unwrap_or_else(|error| panic!("{error}"));
-        let request = Start {
-            id: None,
-            program: Arc::new(program),
-            inputs: Map::new(),
-            queue: "default".into(),
-            launch: None,
-        };
+        let request =
+            Start { id: None, program: Arc::new(program), inputs: Map::new(), queue: "default".into(), launch: None };
         start(&self.engine, request).await.expect("a start").execution.id
     }
 

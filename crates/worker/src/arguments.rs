@@ -43,13 +43,7 @@ impl Arguments {
         let unreadable = |what: &str| type_error(format!("{function}: the {what} are not JSON"));
         let Ok(Value::Array(positional)) = invocation.args.parse() else { return Err(unreadable("arguments")) };
         let Ok(Value::Object(named)) = invocation.kwargs.parse() else { return Err(unreadable("keywords")) };
-        Ok(Self {
-            function,
-            positional: positional.into_iter(),
-            named,
-            names: names.to_vec().into_iter(),
-            taken: 0,
-        })
+        Ok(Self { function, positional: positional.into_iter(), named, names: names.to_vec().into_iter(), taken: 0 })
     }
 
     fn next(&mut self) -> Result<(String, Option<Value>), FunctionError> {

@@ -25,8 +25,7 @@ pub(crate) async fn run(registry: &Registry, offers: &Offers, work: Work, log: &
         return (Outcome::Failed(Failure::new(UNKNOWN_FUNCTION, message)), Retry::No);
     };
     let options = &registered.options;
-    let invocation =
-        Invocation { of: work.attempt, function: name.to_owned(), args: work.args, kwargs: work.kwargs };
+    let invocation = Invocation { of: work.attempt, function: name.to_owned(), args: work.args, kwargs: work.kwargs };
     let attempt = registered.function.call(invocation, log);
     let ended = match tokio::time::timeout(options.timeout, attempt).await {
         Ok(ended) => ended,

@@ -9,8 +9,8 @@ use std::{
 use durable_core::{
     id::ExecutionId,
     interpreter::Program,
-    orchestrator::{Engine, Event, Observer, claim::claim, drive::drive, start},
     model::{LogLine, Stream},
+    orchestrator::{Engine, Event, Observer, claim::claim, drive::drive, start},
     store::{DatabaseUrl, Db, executions, logs},
 };
 use durable_queue::MemoryQueue;
@@ -59,7 +59,10 @@ fn figure(metric: &'static str, value: f64, unit: &'static str) -> Figure {
 pub(crate) async fn bench(args: args::Bench) -> anyhow::Result<ExitCode> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("bench.db");
-    let url = args.url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(file.display().to_string()));
+    let url = match &args.url {
+        Some(url) => url.parse()?,
+        None => DatabaseUrl::Sqlite(file.display().to_string()),
+    };
     let works = if args.work.is_empty() {
         ["chain", "latency", "fanout", "wide"].map(String::from).to_vec()
     } else {
@@ -263,10 +266,7 @@ impl Bench {
             times.push(joined(Some(time))?);
         }
         self.seen.until_finished(executions).await?;
-        Ok(vec![
-            figure("p50_ms", quantile(&mut times, 0.5), "ms"),
-            figure("p99_ms", quantile(&mut times, 0.99), "ms"),
-        ])
+        Ok(vec![figure("p50_ms", quantile(&mut times, 0.5), "ms"), figure("p99_ms", quantile(&mut times, 0.99), "ms")])
     }
 
     async fn chain(&self, steps: usize) -> anyhow::Result<Vec<Figure>> {
@@ -295,10 +295,7 @@ impl Bench {
             self.seen.until_finished(number).await?;
             times.push(begun.elapsed().as_secs_f64() * 1e3);
         }
-        Ok(vec![
-            figure("p50_ms", quantile(&mut times, 0.5), "ms"),
-            figure("p99_ms", quantile(&mut times, 0.99), "ms"),
-        ])
+        Ok(vec![figure("p50_ms", quantile(&mut times, 0.5), "ms"), figure("p99_ms", quantile(&mut times, 0.99), "ms")])
     }
 
     async fn wide(&self, calls: usize) -> anyhow::Result<Vec<Figure>> {

@@ -21,7 +21,10 @@ pub(crate) fn check(args: &args::Check) -> anyhow::Result<ExitCode> {
                 Entry::Script => Vec::new(),
             };
             if args.json {
-                println!("{}", json!({"file": file, "ok": true, "inputs": inputs, "functions": functions, "error": null}));
+                println!(
+                    "{}",
+                    json!({"file": file, "ok": true, "inputs": inputs, "functions": functions, "error": null})
+                );
             } else {
                 let names: Vec<&str> = functions.iter().map(|name| name.as_str()).collect();
                 let called = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };

@@ -29,7 +29,7 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
     let launch = Launch::find(&args.file, &program, &args.functions)?;
     let (registry, _host) = embedded::python(&launch, &args.functions).await?;
     sources::check_functions(&program, &registry.offers())?;
-    let db = open(args.store.url).await?;
+    let db = open(args.store.url()?).await?;
     let id = args.id.unwrap_or_else(ExecutionId::generate);
     let session = Session { functions: args.functions, json: args.json, db };
     let embedded = session.embedded(&id, registry)?;
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
 
 /// Goes on with an execution.
 pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
-    let db = open(args.store.url).await?;
+    let db = open(args.store.url()?).await?;
     let id = args.id.clone();
     let found = db
         .read(move |conn| {

@@ -22,7 +22,7 @@ async fn query<T: Send + 'static>(
     args: &args::One,
     query: impl FnOnce(&mut DbConnection, &ExecutionId) -> Result<T, StoreError> + Send + 'static,
 ) -> anyhow::Result<(Execution, T)> {
-    let url = args.store.url.clone();
+    let url = args.store.url()?;
     let db = tokio::task::spawn_blocking(move || Db::open(&url)).await??;
     let id = args.id.clone();
     let found = db
@@ -39,7 +39,8 @@ fn print_json(value: &Value) {
 }
 
 pub(crate) async fn list(args: args::List) -> anyhow::Result<ExitCode> {
-    let db = tokio::task::spawn_blocking(move || Db::open(&args.store.url)).await??;
+    let url = args.store.url()?;
+    let db = tokio::task::spawn_blocking(move || Db::open(&url)).await??;
     let (status, limit) = (args.status, i64::from(args.limit));
     let executions = db.read(move |conn| executions::list(conn, status, limit)).await?;
     if args.json {
@@ -114,9 +115,9 @@ fn call_line(call: &Call) -> String {
         CallStatus::Cancelled => "∅",
     };
     let place = call.line.map_or_else(String::new, |line| format!("line {line}"));
-    let took = call.completed_at.map_or_else(String::new, |end| {
-        seconds(end.since(call.started_at.unwrap_or(call.created_at)))
-    });
+    let took = call
+        .completed_at
+        .map_or_else(String::new, |end| seconds(end.since(call.started_at.unwrap_or(call.created_at))));
     let again = if call.attempt > 1 { format!("  attempt {}", call.attempt) } else { String::new() };
     let due = match call.status {
         CallStatus::Pending => call.due_at.map_or_else(String::new, |at| format!("  looked at {}", second(at))),

@@ -248,11 +248,19 @@ impl CompileError {
     fn place(&mut self, source: &str, line: u32, column: u32, end: u32) {
         self.line = Some(line);
         self.column = Some(column);
-        if let Some(text) = source.lines().nth(line as usize - 1) {
-            let room = u32::try_from(text.chars().count()).unwrap_or(u32::MAX).saturating_sub(column) + 1;
-            let carets = "^".repeat(end.saturating_sub(column).clamp(1, room.max(1)) as usize);
-            self.excerpt = Some(format!("    {text}\n    {}{carets}", " ".repeat(column as usize - 1)));
-        }
+        let text = source.lines().nth(line as usize - 1);
+        // A file that ends too early is shown where it ends.
+        let (text, column, end) = match text.or(source.lines().last()) {
+            Some(last) if text.is_none() => {
+                let after = u32::try_from(last.chars().count()).unwrap_or(0) + 1;
+                (last, after, after + 1)
+            }
+            Some(text) => (text, column.max(1), end),
+            None => return,
+        };
+        let room = u32::try_from(text.chars().count()).unwrap_or(u32::MAX).saturating_sub(column) + 1;
+        let carets = "^".repeat(end.saturating_sub(column).clamp(1, room.max(1)) as usize);
+        self.excerpt = Some(format!("    {text}\n    {}{carets}", " ".repeat(column as usize - 1)));
     }
 }
 
@@ -417,7 +425,10 @@ impl Imports {
         let mut served = BTreeMap::new();
         let chains = self.chains.iter().filter_map(|(chain, at)| {
             let module = self.bound.get(&chain[0])?;
-            Some((std::iter::once(module.as_str()).chain(chain[1..].iter().map(String::as_str)).collect::<Vec<_>>(), *at))
+            Some((
+                std::iter::once(module.as_str()).chain(chain[1..].iter().map(String::as_str)).collect::<Vec<_>>(),
+                *at,
+            ))
         });
         // Of `pkg.tasks.encode.x` the function is the first part that is not a module.
         let functions = chains.filter_map(|(parts, at)| {

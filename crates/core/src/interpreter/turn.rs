@@ -294,12 +294,7 @@ impl<'a> Run<'a> {
         End::Fail { failure, abandoned: std::mem::take(&mut self.calls) }
     }
 
-    fn pause(
-        &mut self,
-        progress: &RunProgress,
-        old: Vec<(CallId, Wake)>,
-        base: Option<&[u8]>,
-    ) -> Result<End, Stop> {
+    fn pause(&mut self, progress: &RunProgress, old: Vec<(CallId, Wake)>, base: Option<&[u8]>) -> Result<End, Stop> {
         let RunProgress::ResolveFutures(paused) = progress else { unreachable!("only a paused run pauses") };
         let dump = monty::dump(&self.turn.program.name, None, &[], SessionRef::Running(progress))
             .map_err(|error| AdvanceError::Crashed(format!("the state cannot be saved: {error}")))
@@ -310,7 +305,8 @@ impl<'a> Run<'a> {
         for call in &mut new_calls {
             call.wake = by_id.get(&call.id).copied().unwrap_or(Wake::OnFailure);
         }
-        let changed = |(id, wake): &(CallId, Wake)| by_id.get(id).copied().filter(|new| new != wake).map(|new| (*id, new));
+        let changed =
+            |(id, wake): &(CallId, Wake)| by_id.get(id).copied().filter(|new| new != wake).map(|new| (*id, new));
         let rewoken = old.iter().filter_map(changed).collect();
         let waits_for_earlier = old.iter().any(|(id, _)| by_id.contains_key(id));
         let has_groups = wakes.iter().any(|(_, wake)| matches!(wake, Wake::Group(_)));
@@ -380,8 +376,7 @@ fn host_module(program: &Program, dotted: &str) -> MontyObject {
         .into_iter()
         .map(|(name, is_module)| {
             let full = format!("{dotted}.{name}");
-            let value =
-                if is_module { host_module(program, &full) } else { MontyObject::function(full, None) };
+            let value = if is_module { host_module(program, &full) } else { MontyObject::function(full, None) };
             (MontyObject::string(name), value)
         })
         .collect();
@@ -394,8 +389,26 @@ fn host_module(program: &Program, dotted: &str) -> MontyObject {
 /// function of that name.
 fn is_python_builtin(name: &str) -> bool {
     const MISSING: &[&str] = &[
-        "aiter", "anext", "ascii", "breakpoint", "bytearray", "callable", "classmethod", "compile", "delattr", "dir",
-        "globals", "help", "input", "issubclass", "memoryview", "staticmethod", "super", "vars", "locals", "exit",
+        "aiter",
+        "anext",
+        "ascii",
+        "breakpoint",
+        "bytearray",
+        "callable",
+        "classmethod",
+        "compile",
+        "delattr",
+        "dir",
+        "globals",
+        "help",
+        "input",
+        "issubclass",
+        "memoryview",
+        "staticmethod",
+        "super",
+        "vars",
+        "locals",
+        "exit",
         "quit",
     ];
     MISSING.contains(&name) || name.starts_with("__") || name.ends_with("Error") || name.ends_with("Warning")

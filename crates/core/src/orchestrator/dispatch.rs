@@ -73,8 +73,7 @@ pub struct UnreadableJob {
 
 /// Which attempt a job is for, and the function's name: what is known before anything is read.
 pub fn read_job(job: &Job) -> Result<(AttemptOf, String), UnreadableJob> {
-    let body: Body =
-        serde_json::from_str(&job.body).map_err(|cause| UnreadableJob { id: job.id.clone(), cause })?;
+    let body: Body = serde_json::from_str(&job.body).map_err(|cause| UnreadableJob { id: job.id.clone(), cause })?;
     Ok((AttemptOf { execution: body.execution, call: body.call, number: body.attempt }, body.function))
 }
 

@@ -1,7 +1,11 @@
 //! The line from one claim to the next pause or the end: whoever claims, advances.
 
 use super::{
-    Engine, OrchestrationError, advance::advance, claim::Claimed, dispatch::dispatch, finish::finish,
+    Engine, OrchestrationError,
+    advance::advance,
+    claim::Claimed,
+    dispatch::dispatch,
+    finish::finish,
     pause::{Paused, log_lines, look_again, pause},
 };
 use crate::{

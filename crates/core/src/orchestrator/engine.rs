@@ -197,10 +197,8 @@ impl Engine {
         let key = hash.to_owned();
         let source = self.db.read(move |conn| executions::source(conn, &key)).await?;
         let source = source.ok_or_else(|| StoreError::Inconsistent(format!("the source {hash} is missing")))?;
-        let program = Program::compile(name, &source).map_err(|error| OrchestrationError::Compile {
-            execution: execution.clone(),
-            source: Box::new(error),
-        })?;
+        let program = Program::compile(name, &source)
+            .map_err(|error| OrchestrationError::Compile { execution: execution.clone(), source: Box::new(error) })?;
         let program = Arc::new(program);
         self.keep(&program);
         Ok(program)

@@ -61,11 +61,7 @@ pub async fn finish(
 }
 
 /// Puts the traceback of the function whose failure the workflow passed on below the workflow's own.
-async fn with_cause(
-    engine: &Engine,
-    id: &ExecutionId,
-    mut failure: Failure,
-) -> Result<Failure, OrchestrationError> {
+async fn with_cause(engine: &Engine, id: &ExecutionId, mut failure: Failure) -> Result<Failure, OrchestrationError> {
     let key = id.clone();
     let failed = engine.db.read(move |conn: &mut DbConnection| failed_calls(conn, &key)).await?;
     let cause = failed.into_iter().rev().find(|(_, _, cause)| is_same_failure(&failure, cause));
@@ -76,10 +72,7 @@ async fn with_cause(
     Ok(failure)
 }
 
-fn failed_calls(
-    conn: &mut DbConnection,
-    id: &ExecutionId,
-) -> Result<Vec<(CallId, String, Failure)>, StoreError> {
+fn failed_calls(conn: &mut DbConnection, id: &ExecutionId) -> Result<Vec<(CallId, String, Failure)>, StoreError> {
     let calls = calls::list_with_status(conn, id, CallStatus::Failed)?;
     Ok(calls.into_iter().filter_map(|call| Some((call.id, call.function, call.error?))).collect())
 }

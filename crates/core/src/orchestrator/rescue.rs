@@ -45,11 +45,7 @@ async fn look(
 
 /// Takes an execution over from the process that ran it by itself and is known to be dead, or that
 /// never was: its claim and its calls are due at once. False when somebody else took it over first.
-pub async fn take_over(
-    engine: &Engine,
-    id: &ExecutionId,
-    from: Option<&WorkerId>,
-) -> Result<bool, OrchestrationError> {
+pub async fn take_over(engine: &Engine, id: &ExecutionId, from: Option<&WorkerId>) -> Result<bool, OrchestrationError> {
     let (now, id, from, me) = (engine.now(), id.clone(), from.cloned(), engine.worker.clone());
     let adopted = engine
         .db

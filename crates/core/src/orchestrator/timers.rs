@@ -45,14 +45,10 @@ fn attempt_of(call: &Call) -> AttemptOf {
 async fn fire(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
     let of = attempt_of(&call);
     let outcome = Outcome::Completed(Json("null".into()));
-    settle_and_drive(engine, Attempted {
-        of,
-        outcome,
-        retry: Retry::No,
-        started_at: None,
-        worker: None,
-        log: Vec::new(),
-    })
+    settle_and_drive(
+        engine,
+        Attempted { of, outcome, retry: Retry::No, started_at: None, worker: None, log: Vec::new() },
+    )
     .await
 }
 
@@ -60,14 +56,17 @@ async fn give_up(engine: &Engine, call: Call) -> Result<(), OrchestrationError> 
     let worker = call.worker.as_ref().map_or_else(|| "its worker".to_owned(), ToString::to_string);
     let message = format!("{worker} was lost while it ran {} (attempt {})", call.function, call.attempt);
     tracing::warn!(execution.id = %call.execution_id, call.id = call.id.0, "{message}");
-    settle_and_drive(engine, Attempted {
-        of: attempt_of(&call),
-        outcome: Outcome::Failed(Failure::new(WORKER_LOST, message)),
-        retry: Retry::Lost,
-        started_at: call.started_at,
-        worker: call.worker,
-        log: Vec::new(),
-    })
+    settle_and_drive(
+        engine,
+        Attempted {
+            of: attempt_of(&call),
+            outcome: Outcome::Failed(Failure::new(WORKER_LOST, message)),
+            retry: Retry::Lost,
+            started_at: call.started_at,
+            worker: call.worker,
+            log: Vec::new(),
+        },
+    )
     .await
 }
 

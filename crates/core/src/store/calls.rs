@@ -96,12 +96,7 @@ pub struct Insertion<'a> {
 }
 
 /// Inserts calls; `abandoned` ones are cancelled from the start, because their workflow has ended.
-pub fn insert(
-    conn: &mut DbConnection,
-    at: Insertion<'_>,
-    new: &[NewCall],
-    abandoned: bool,
-) -> Result<(), StoreError> {
+pub fn insert(conn: &mut DbConnection, at: Insertion<'_>, new: &[NewCall], abandoned: bool) -> Result<(), StoreError> {
     let due = |call: &NewCall| match call.delay {
         Some(delay) => at.now.after(delay),
         None => at.push_again,
@@ -137,11 +132,7 @@ pub fn insert(
 }
 
 /// Gives undelivered calls another wake rule.
-pub fn rewake(
-    conn: &mut DbConnection,
-    execution: &ExecutionId,
-    changes: &[(CallId, Wake)],
-) -> Result<(), StoreError> {
+pub fn rewake(conn: &mut DbConnection, execution: &ExecutionId, changes: &[(CallId, Wake)]) -> Result<(), StoreError> {
     let mut groups: Vec<(Option<i64>, Vec<i64>)> = Vec::new();
     for (id, wake) in changes {
         let (column, id) = (wake.to_column(), i64::from(id.0));
@@ -176,8 +167,7 @@ pub fn mark_delivered(conn: &mut DbConnection, fence: &Fence, ids: &[CallId]) ->
 
 /// Cancels what a finished execution no longer waits for.
 pub fn cancel_open(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<usize, StoreError> {
-    let open =
-        calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(calls::status.eq_any(OPEN));
+    let open = calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(calls::status.eq_any(OPEN));
     Ok(diesel::update(open)
         .set((
             calls::status.eq(CallStatus::Cancelled.as_str()),
@@ -241,9 +231,8 @@ pub fn begin(
     now: Timestamp,
     until: Timestamp,
 ) -> Result<bool, StoreError> {
-    let pending = open_call(of)
-        .filter(calls::attempt.eq(of.number))
-        .filter(calls::status.eq(CallStatus::Pending.as_str()));
+    let pending =
+        open_call(of).filter(calls::attempt.eq(of.number)).filter(calls::status.eq(CallStatus::Pending.as_str()));
     let updated = diesel::update(pending)
         .set((
             calls::status.eq(CallStatus::Running.as_str()),
@@ -256,12 +245,7 @@ pub fn begin(
 }
 
 /// Renews the lease of a running attempt; false when it is not this worker's any more.
-pub fn beat(
-    conn: &mut DbConnection,
-    of: &AttemptOf,
-    worker: &WorkerId,
-    until: Timestamp,
-) -> Result<bool, StoreError> {
+pub fn beat(conn: &mut DbConnection, of: &AttemptOf, worker: &WorkerId, until: Timestamp) -> Result<bool, StoreError> {
     let mine = open_call(of)
         .filter(calls::attempt.eq(of.number))
         .filter(calls::status.eq(CallStatus::Running.as_str()))
@@ -348,9 +332,8 @@ pub fn retry(conn: &mut DbConnection, of: &AttemptOf, due_at: Timestamp) -> Resu
 
 /// Gives an attempt back unmade: it is pending again under the same number.
 pub fn release(conn: &mut DbConnection, of: &AttemptOf, now: Timestamp) -> Result<bool, StoreError> {
-    let running = open_call(of)
-        .filter(calls::attempt.eq(of.number))
-        .filter(calls::status.eq(CallStatus::Running.as_str()));
+    let running =
+        open_call(of).filter(calls::attempt.eq(of.number)).filter(calls::status.eq(CallStatus::Running.as_str()));
     let updated = diesel::update(running)
         .set((
             calls::status.eq(CallStatus::Pending.as_str()),
@@ -461,18 +444,16 @@ pub fn next_due(conn: &mut DbConnection, whose: &Whose) -> Result<Option<Timesta
 
 /// Puts off the next push of a pending call.
 pub fn push_again(conn: &mut DbConnection, of: &AttemptOf, at: Timestamp) -> Result<(), StoreError> {
-    let pending = open_call(of)
-        .filter(calls::attempt.eq(of.number))
-        .filter(calls::status.eq(CallStatus::Pending.as_str()));
+    let pending =
+        open_call(of).filter(calls::attempt.eq(of.number)).filter(calls::status.eq(CallStatus::Pending.as_str()));
     diesel::update(pending).set(calls::due_at.eq(Some(at.0))).execute(conn)?;
     Ok(())
 }
 
 /// Lets every running call of a process that is known to be dead be given up now; answers how many.
 pub fn expire_leases_of(conn: &mut DbConnection, owner: &WorkerId, now: Timestamp) -> Result<usize, StoreError> {
-    let running = calls::table
-        .filter(calls::worker.eq(Some(&owner.0)))
-        .filter(calls::status.eq(CallStatus::Running.as_str()));
+    let running =
+        calls::table.filter(calls::worker.eq(Some(&owner.0))).filter(calls::status.eq(CallStatus::Running.as_str()));
     Ok(diesel::update(running).set(calls::due_at.eq(Some(now.0))).execute(conn)?)
 }
 

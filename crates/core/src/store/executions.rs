@@ -139,10 +139,8 @@ pub fn list(
     status: Option<ExecutionStatus>,
     limit: i64,
 ) -> Result<Vec<Execution>, StoreError> {
-    let newest = executions::table
-        .order((executions::created_at.desc(), executions::id.desc()))
-        .limit(limit)
-        .select(COLUMNS);
+    let newest =
+        executions::table.order((executions::created_at.desc(), executions::id.desc())).limit(limit).select(COLUMNS);
     let rows: Vec<ExecutionRow> = match status {
         Some(status) => newest.filter(executions::status.eq(status.as_str())).load(conn)?,
         None => newest.load(conn)?,
@@ -191,8 +189,11 @@ pub fn claim(
             executions::epoch.eq(executions::epoch + 1),
             executions::claimed_by.eq(&worker.0),
             executions::due_at.eq(until.0),
-            executions::started_at.eq(case_when(executions::started_at.is_null(), now.0.into_sql::<Nullable<BigInt>>())
-                .otherwise(executions::started_at)),
+            executions::started_at.eq(case_when(
+                executions::started_at.is_null(),
+                now.0.into_sql::<Nullable<BigInt>>(),
+            )
+            .otherwise(executions::started_at)),
             executions::updated_at.eq(now.0),
         ))
         .execute(conn)?;
@@ -226,10 +227,8 @@ pub fn claim_at(
 fn load_won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError> {
     let gone = || StoreError::Inconsistent(format!("execution {id} has no origin"));
     let execution = get(conn, id)?.ok_or_else(gone)?;
-    let snapshot: (Option<Vec<u8>>, Option<String>) = executions::table
-        .find(id.as_str())
-        .select((executions::snapshot, executions::snapshot_format))
-        .first(conn)?;
+    let snapshot: (Option<Vec<u8>>, Option<String>) =
+        executions::table.find(id.as_str()).select((executions::snapshot, executions::snapshot_format)).first(conn)?;
     let (inputs, base, base_format): (String, Option<Vec<u8>>, Option<String>) = origins::table
         .find(id.as_str())
         .select((origins::inputs, origins::base_snapshot, origins::base_format))
@@ -303,8 +302,7 @@ pub fn end(
         executions::finished_at.eq(Some(now.0)),
     );
     let updated = if result.is_ok() {
-        let no_snapshot =
-            (executions::snapshot.eq(None::<Vec<u8>>), executions::snapshot_format.eq(None::<String>));
+        let no_snapshot = (executions::snapshot.eq(None::<Vec<u8>>), executions::snapshot_format.eq(None::<String>));
         diesel::update(held(fence)).set((common, no_snapshot)).execute(conn)?
     } else {
         diesel::update(held(fence)).set(common).execute(conn)?
@@ -325,11 +323,8 @@ fn held(fence: &Fence) -> _ {
 
 /// Executions that the clock has to look at, those due longest first.
 pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Vec<Execution>, StoreError> {
-    let due = executions::table
-        .filter(executions::due_at.le(now.0))
-        .order(executions::due_at)
-        .limit(limit)
-        .select(COLUMNS);
+    let due =
+        executions::table.filter(executions::due_at.le(now.0)).order(executions::due_at).limit(limit).select(COLUMNS);
     let rows: Vec<ExecutionRow> = match whose {
         Whose::Served => due.filter(executions::runner.is_null()).load(conn)?,
         Whose::One(id) => due.filter(executions::id.eq(id.as_str())).load(conn)?,
@@ -368,12 +363,7 @@ pub fn adopt(
 }
 
 /// Puts off the next look at a waiting execution.
-pub fn look_again(
-    conn: &mut DbConnection,
-    id: &ExecutionId,
-    epoch: Epoch,
-    at: Timestamp,
-) -> Result<(), StoreError> {
+pub fn look_again(conn: &mut DbConnection, id: &ExecutionId, epoch: Epoch, at: Timestamp) -> Result<(), StoreError> {
     let waiting = executions::table
         .filter(executions::id.eq(id.as_str()))
         .filter(executions::epoch.eq(epoch.0))

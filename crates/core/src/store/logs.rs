@@ -3,10 +3,7 @@
 use diesel::{ExpressionMethods, Insertable, QueryDsl, RunQueryDsl};
 
 use super::{DbConnection, StoreError, rows::LogRow, schema::logs};
-use crate::{
-    id::ExecutionId,
-    model::LogLine,
-};
+use crate::{id::ExecutionId, model::LogLine};
 
 #[derive(Insertable)]
 #[diesel(table_name = logs)]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use durable_core::{
     id::{CallId, ExecutionId},
-    interpreter::{AdvanceError, End, Limits, NewCall, Origin, Pause, Program, Snapshot, SnapshotError, Step, Turn, advance},
+    interpreter::{
+        AdvanceError, End, Limits, NewCall, Origin, Pause, Program, Snapshot, SnapshotError, Step, Turn, advance,
+    },
     model::{CallKind, Failure, Json, Outcome, Stream, Wake},
     offers::Offers,
     time::Timestamp,

@@ -131,8 +131,12 @@ async fn a_changed_snapshot_fails_the_execution_and_is_kept() {
             .write(|conn| {
                 use diesel::RunQueryDsl;
                 let flip = match conn {
-                    DbConnection::Sqlite(_) => "UPDATE executions SET snapshot = substr(snapshot, 1, 20) || x'00' || substr(snapshot, 22)",
-                    DbConnection::Postgres(_) => "UPDATE executions SET snapshot = set_byte(snapshot, 20, get_byte(snapshot, 20) # 1)",
+                    DbConnection::Sqlite(_) => {
+                        "UPDATE executions SET snapshot = substr(snapshot, 1, 20) || x'00' || substr(snapshot, 22)"
+                    }
+                    DbConnection::Postgres(_) => {
+                        "UPDATE executions SET snapshot = set_byte(snapshot, 20, get_byte(snapshot, 20) # 1)"
+                    }
                 };
                 diesel::sql_query(flip).execute(conn)?;
                 Ok(())

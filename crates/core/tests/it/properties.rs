@@ -25,16 +25,15 @@ fn value() -> impl Strategy<Value = Value> {
             .prop_map(|(y, m, d)| json!({"$py": "date", "value": format!("{y:04}-{m:02}-{d:02}")})),
         (0u32..24, 0u32..60, 0u32..60, 1u32..1_000_000, -86_340i32..86_340).prop_map(|(h, m, s, us, offset)| {
             let (sign, offset) = (if offset < 0 { '-' } else { '+' }, offset.abs() / 60);
-            let iso =
-                format!("2024-02-29T{h:02}:{m:02}:{s:02}.{us:06}{sign}{:02}:{:02}", offset / 60, offset % 60);
+            let iso = format!("2024-02-29T{h:02}:{m:02}:{s:02}.{us:06}{sign}{:02}:{:02}", offset / 60, offset % 60);
             json!({"$py": "datetime", "value": iso})
         }),
         (0u32..24, 0u32..60).prop_map(|(h, m)| json!({"$py": "time", "value": format!("{h:02}:{m:02}:00"), "fold": 1})),
-        (-999i32..999, 0i32..86_400, 0i32..1_000_000).prop_map(
-            |(d, s, us)| json!({"$py": "timedelta", "days": d, "seconds": s, "microseconds": us})
-        ),
+        (-999i32..999, 0i32..86_400, 0i32..1_000_000)
+            .prop_map(|(d, s, us)| json!({"$py": "timedelta", "days": d, "seconds": s, "microseconds": us})),
         (-86_399i32..86_400).prop_map(|seconds| json!({"$py": "timezone", "seconds": seconds, "zone": "X"})),
-        (any::<i32>(), any::<i32>()).prop_map(|(a, b)| json!({"$py": "complex", "real": f64::from(a), "imag": f64::from(b)})),
+        (any::<i32>(), any::<i32>())
+            .prop_map(|(a, b)| json!({"$py": "complex", "real": f64::from(a), "imag": f64::from(b)})),
         ".{0,12}".prop_map(|text| json!({"$py": "exception", "type": "ValueError", "message": text})),
         Just(json!({"$py": "ellipsis"})),
     ];

@@ -82,9 +82,9 @@ async fn no_loop_scans_a_table() {
             .unwrap();
         for (statement, plan) in plans {
             // SQLite says SCAN also for walking an index in order, which LIMIT cuts short.
-            let scans = plan.lines().any(|line| {
-                line.contains("Seq Scan") || line.trim().starts_with("SCAN") && !line.contains("USING")
-            });
+            let scans = plan
+                .lines()
+                .any(|line| line.contains("Seq Scan") || line.trim().starts_with("SCAN") && !line.contains("USING"));
             let small = plan.contains("Seq Scan on attempts") || plan.contains("Seq Scan on logs");
             assert!(!scans || small, "{kind}: {statement}\n{plan}");
         }

@@ -50,7 +50,9 @@ async fn many_processes_may_start_the_same_id_at_once() {
                 launch: None,
             };
             let engine = rig.engine.clone();
-            tokio::spawn(async move { durable_core::orchestrator::start::start(&engine, request).await.unwrap().created })
+            tokio::spawn(
+                async move { durable_core::orchestrator::start::start(&engine, request).await.unwrap().created },
+            )
         });
         let mut created = 0;
         for start in starts.collect::<Vec<_>>() {

@@ -108,7 +108,8 @@ async fn main() -> anyhow::Result<()> {
     engine.whose = Whose::One(id.clone());
     let engine = Arc::new(engine);
     let program = Arc::new(Program::compile("workflow.py", WORKFLOW)?);
-    let request = start::Start { id: Some(id.clone()), program, inputs: Map::new(), queue: "default".into(), launch: None };
+    let request =
+        start::Start { id: Some(id.clone()), program, inputs: Map::new(), queue: "default".into(), launch: None };
     let started = start::start(&engine, request).await?;
     if !started.created {
         if started.execution.status.is_final() {

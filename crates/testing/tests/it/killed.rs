@@ -62,10 +62,8 @@ fn killed_everywhere(kind: &str, url: &DatabaseUrl, folder: &Path) {
 /// function ran, more often than once only where its outcome had not been recorded.
 async fn check(kind: &str, db: &Db, id: &str, effects: &Path) {
     let key: ExecutionId = id.parse().unwrap();
-    let (execution, calls) = db
-        .read(move |conn| Ok((executions::get(conn, &key)?.unwrap(), calls::list(conn, &key)?)))
-        .await
-        .unwrap();
+    let (execution, calls) =
+        db.read(move |conn| Ok((executions::get(conn, &key)?.unwrap(), calls::list(conn, &key)?))).await.unwrap();
     assert_eq!(execution.status, ExecutionStatus::Completed, "{kind} {id}");
     assert_eq!(execution.output, Some(Json(OUTPUT.into())), "{kind} {id}");
     assert_eq!(calls.len(), 11, "{kind} {id}");

@@ -31,7 +31,9 @@ fn rust_files(folder: &str) -> Vec<PathBuf> {
 fn lines_with(file: &Path, words: &[&str]) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    code.filter(|line| words.iter().any(|word| line.contains(word))).map(|line| format!("{}: {line}", file.display())).collect()
+    code.filter(|line| words.iter().any(|word| line.contains(word)))
+        .map(|line| format!("{}: {line}", file.display()))
+        .collect()
 }
 
 fn must_never(folder: &str, except: &[&str], words: &[&str]) {
@@ -139,9 +141,23 @@ fn the_top_level_holds_what_it_should() {
         .filter(|name| !name.starts_with('.') && name != "target")
         .collect();
     names.sort();
-    let known =
-        ["ARCHITECTURE.md", "CHANGELOG.md", "Cargo.lock", "Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md",
-         "clippy.toml", "crates", "docker-compose.yml", "docs", "examples", "migrations", "rustfmt.toml", "scripts"];
+    let known = [
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "README.md",
+        "clippy.toml",
+        "crates",
+        "docker-compose.yml",
+        "docs",
+        "examples",
+        "migrations",
+        "rustfmt.toml",
+        "scripts",
+    ];
     let strangers: Vec<&String> = names.iter().filter(|name| !known.contains(&name.as_str())).collect();
     assert!(strangers.is_empty(), "{strangers:?} do not belong there");
     for needed in ["Cargo.toml", "crates", "migrations", "examples", "scripts", "README.md"] {

@@ -123,11 +123,14 @@ def encode_tuple(value, depth):
     return {"$py": "namedtuple", "type": type(value).__name__, "fields": fields}
 
 
+UNSENDABLE = (io.IOBase, types.ModuleType, types.GeneratorType, types.CoroutineType)
+
+
 def encode_object(value, depth):
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         fields = {name: getattr(value, name) for name in names}
-    elif callable(value) or isinstance(value, types.ModuleType) or not hasattr(value, "__dict__"):
+    elif isinstance(value, UNSENDABLE) or callable(value) or not hasattr(value, "__dict__"):
         raise Refused(f"a {type(value).__name__} cannot be sent: return plain data")
     else:
         fields = vars(value)

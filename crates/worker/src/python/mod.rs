@@ -121,6 +121,10 @@ struct PythonFunction {
 #[async_trait::async_trait]
 impl Function for PythonFunction {
     async fn call(&self, invocation: Invocation, log: &CallLog) -> Result<Json, FunctionError> {
-        if self.is_async { self.pool.call_async(&invocation, log).await } else { self.pool.call_sync(&invocation, log).await }
+        if self.is_async {
+            self.pool.call_async(&invocation, log).await
+        } else {
+            self.pool.call_sync(&invocation, log).await
+        }
     }
 }

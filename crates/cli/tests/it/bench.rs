@@ -1,0 +1,33 @@
+//! `durable bench`: its figures, in the form that programs read, and the bounds that do not depend on the machine.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use crate::Shell;
+
+#[test]
+fn the_figures_keep_their_bounds() {
+    let said = Shell::new().durable(&["bench", "--json"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let mut figures: HashMap<(String, String), f64> = HashMap::new();
+    for line in said.out.lines() {
+        let figure: Value = serde_json::from_str(line).unwrap();
+        let name = |key: &str| figure[key].as_str().unwrap().to_owned();
+        assert!(figure["unit"].is_string());
+        figures.insert((name("work"), name("metric")), figure["value"].as_f64().unwrap());
+    }
+    let at = |work: &str, metric: &str| figures[&(work.to_owned(), metric.to_owned())];
+    for work in ["fanout", "chain", "latency", "wide"] {
+        for metric in ["calls_per_s", "commits_per_call", "snapshot_bytes_p50", "raw_commits_per_s"] {
+            assert!(at(work, metric) > 0.0, "{work} {metric}");
+        }
+    }
+    assert!(at("chain", "commits_per_call") <= 2.0, "{}", at("chain", "commits_per_call"));
+    assert!(at("chain", "snapshot_bytes_p50") <= 1000.0, "{}", at("chain", "snapshot_bytes_p50"));
+    assert!(at("fanout", "commits_per_call") <= 0.5, "{}", at("fanout", "commits_per_call"));
+    assert!(at("wide", "resumes") <= 20.0, "{}", at("wide", "resumes"));
+    // The bound is 1.1; a noisy machine is no regression, growth with the number of steps is.
+    assert!(at("chain", "last_over_first") <= 1.5, "{}", at("chain", "last_over_first"));
+    assert!(at("latency", "p50_ms") <= at("latency", "p99_ms"));
+}

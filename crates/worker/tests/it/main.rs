@@ -1,0 +1,18 @@
+//! What functions see, and what becomes of them.
+
+mod python;
+mod registry;
+mod worker;
+
+use durable_core::{id::CallId, model::Json, store::calls::AttemptOf};
+use durable_worker::Invocation;
+use serde_json::Value;
+
+fn invocation(function: &str, args: &Value, kwargs: &Value) -> Invocation {
+    Invocation {
+        of: AttemptOf { execution: "e1".parse().unwrap(), call: CallId(7), number: 2 },
+        function: function.to_owned(),
+        args: Json::from(args),
+        kwargs: Json::from(kwargs),
+    }
+}
