@@ -41,7 +41,7 @@ pub(crate) struct Embedded {
 /// How a run ended.
 pub(crate) enum Ended {
     /// The execution did.
-    Finished(Execution),
+    Finished(Box<Execution>),
     /// Somebody pressed Ctrl-C.
     Interrupted,
 }
@@ -116,11 +116,11 @@ impl Embedded {
                     begin = None;
                     done??;
                 }
-                () = &mut ended => break Ended::Finished(find(&self.engine, id).await?),
+                () = &mut ended => break Ended::Finished(Box::new(find(&self.engine, id).await?)),
                 () = tokio::time::sleep(LOOK) => {
                     let execution = find(&self.engine, id).await?;
                     if execution.status.is_final() {
-                        break Ended::Finished(execution);
+                        break Ended::Finished(Box::new(execution));
                     }
                 }
                 _ = tokio::signal::ctrl_c() => {

@@ -152,15 +152,21 @@ impl Wake {
 /// One run of a workflow, as shown to people and programs. Inputs and snapshot are apart.
 #[derive(Debug, Clone, Serialize)]
 pub struct Execution {
+    /// Its id.
     pub id: ExecutionId,
     /// The workflow's file name, as it stands in tracebacks.
     pub workflow: String,
+    /// Identifies the workflow's text.
     pub source_hash: String,
+    /// Where its function calls are queued.
     pub queue: String,
+    /// Where it is in its life.
     pub status: ExecutionStatus,
     /// How often it has paused.
     pub suspension: i64,
+    /// How often it was claimed; the fence of every write.
     pub epoch: Epoch,
+    /// Who advances it now.
     pub claimed_by: Option<WorkerId>,
     /// The process that runs it with a queue of its own in memory; none when workers serve it.
     pub runner: Option<WorkerId>,
@@ -168,38 +174,53 @@ pub struct Execution {
     pub due_at: Option<Timestamp>,
     /// The output in the JSON form of [`crate::interpreter::value`].
     pub output: Option<Json>,
+    /// Why it failed.
     pub error: Option<Failure>,
+    /// When it was made.
     pub created_at: Timestamp,
+    /// When it was first, or last, begun.
     pub started_at: Option<Timestamp>,
+    /// When it last changed.
     pub updated_at: Timestamp,
+    /// When it ended.
     pub finished_at: Option<Timestamp>,
 }
 
 /// One thing that a workflow awaits.
 #[derive(Debug, Clone, Serialize)]
 pub struct Call {
+    /// Whose call it is.
     pub execution_id: ExecutionId,
+    /// Its id.
     pub id: CallId,
     /// The suspension at which it became pending.
     pub resume_group: i64,
+    /// What is awaited.
     pub kind: CallKind,
     /// The function's name; for a timer, the sleep in words.
     pub function: String,
     /// The line of the workflow on which it was made.
     pub line: Option<u32>,
+    /// Where it is in its life.
     pub status: CallStatus,
     /// The number of the present or last attempt, from 1.
     pub attempt: i64,
+    /// The process that runs, or ran, its function.
     pub worker: Option<WorkerId>,
+    /// What it returned.
     pub result: Option<Json>,
+    /// Why it failed.
     pub error: Option<Failure>,
     /// The claim that handed the outcome to the workflow.
     pub delivered_in: Option<Epoch>,
     /// When the clock acts on it: the timer fires, the retry starts, the job is pushed again, the
     /// silent worker is given up.
     pub due_at: Option<Timestamp>,
+    /// When it was made.
     pub created_at: Timestamp,
+    /// When it was first, or last, begun.
     pub started_at: Option<Timestamp>,
+    /// When its outcome was recorded.
     pub completed_at: Option<Timestamp>,
 }
 
@@ -238,7 +259,9 @@ pub struct Failure {
     /// The exception's type name, with its module unless it is builtin: `ValueError`, `tasks.Refused`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// The exception's text.
     pub message: String,
+    /// The traceback, as Python prints it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceback: Option<String>,
     /// The builtin types that it inherits from, nearest first, where the type is not builtin itself.
@@ -262,7 +285,9 @@ impl fmt::Display for Failure {
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
+    /// It returned this.
     Completed(Json),
+    /// It raised this.
     Failed(Failure),
 }
 
@@ -271,9 +296,13 @@ pub enum Outcome {
 pub struct LogLine {
     /// The call whose function wrote it; none for the workflow itself.
     pub call_id: Option<CallId>,
+    /// Which attempt of the call wrote it.
     pub attempt: Option<i64>,
+    /// Where it was written to.
     pub stream: Stream,
+    /// What was written.
     pub text: String,
+    /// When that was recorded.
     pub at: Timestamp,
 }
 
@@ -290,12 +319,18 @@ text_enum! {
 /// An attempt that failed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Attempt {
+    /// The call.
     pub call_id: CallId,
+    /// From 1.
     pub number: i64,
+    /// The process that runs, or ran, its function.
     pub worker: Option<WorkerId>,
+    /// Why it failed.
     pub error: Failure,
     /// The worker was lost, which the retry policy does not count.
     pub lost: bool,
+    /// When it was first, or last, begun.
     pub started_at: Option<Timestamp>,
+    /// When it ended.
     pub finished_at: Timestamp,
 }

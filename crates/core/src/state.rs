@@ -7,7 +7,10 @@ use crate::model::{CallStatus, ExecutionStatus};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecutionEvent {
     /// Somebody takes the right to advance it. `expired`: an earlier claim ran out.
-    Claim { expired: bool },
+    Claim {
+        /// The earlier claim has run out.
+        expired: bool,
+    },
     /// It reached an `await` on something outside.
     Pause,
     /// Its workflow returned.

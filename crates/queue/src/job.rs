@@ -15,11 +15,14 @@ impl fmt::Display for JobId {
 /// One attempt of one piece of work. The queue never looks into `body`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
+    /// Its name.
     pub id: JobId,
+    /// The queue that it waits in.
     pub queue: String,
     /// Grows with each attempt: a job id is accepted again only with a higher generation, or when
     /// the queue no longer knows it.
     pub generation: u64,
+    /// What its worker reads.
     pub body: String,
 }
 
@@ -38,14 +41,18 @@ pub enum Enqueued {
 #[must_use = "a lease that is neither acknowledged nor released blocks its job until it expires"]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
+    /// The job that is held.
     pub job: Job,
+    /// Who holds it.
     pub worker: String,
+    /// Told apart from every other lease of the job.
     pub token: String,
 }
 
 /// What became of a lease's holder's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
+    /// It was done.
     Done,
     /// The lease had expired, or the job was taken away: the request changed nothing.
     Lost,

@@ -1,5 +1,7 @@
 //! How JSON arguments become a Rust function's parameters.
 
+use std::collections::VecDeque;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -11,7 +13,7 @@ pub struct Arguments {
     function: String,
     positional: std::vec::IntoIter<Value>,
     named: Map<String, Value>,
-    names: std::vec::IntoIter<String>,
+    names: VecDeque<String>,
     taken: usize,
 }
 
@@ -43,12 +45,18 @@ impl Arguments {
         let unreadable = |what: &str| type_error(format!("{function}: the {what} are not JSON"));
         let Ok(Value::Array(positional)) = invocation.args.parse() else { return Err(unreadable("arguments")) };
         let Ok(Value::Object(named)) = invocation.kwargs.parse() else { return Err(unreadable("keywords")) };
-        Ok(Self { function, positional: positional.into_iter(), named, names: names.to_vec().into_iter(), taken: 0 })
+        Ok(Self {
+            function,
+            positional: positional.into_iter(),
+            named,
+            names: VecDeque::from_iter(names.iter().cloned()),
+            taken: 0,
+        })
     }
 
     fn next(&mut self) -> Result<(String, Option<Value>), FunctionError> {
         self.taken += 1;
-        let name = self.names.next();
+        let name = self.names.pop_front();
         let label = name.clone().unwrap_or_else(|| self.taken.to_string());
         let named = name.and_then(|name| self.named.shift_remove(&name));
         match (self.positional.next(), named) {

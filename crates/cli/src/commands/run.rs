@@ -17,7 +17,7 @@ use crate::{
     embedded::{self, Embedded, Ended},
     failure::{EXECUTION_FAILED, INTERRUPTED, wrong},
     owner::{self, Owner},
-    progress::Progress,
+    progress::{Progress, seconds},
     sources::{self, Launch},
 };
 
@@ -145,6 +145,9 @@ impl Session {
             println!("{output}");
         }
         if execution.status == ExecutionStatus::Completed {
+            if let (Some(end), false) = (execution.finished_at, self.json) {
+                eprintln!("completed in {}", seconds(end.since(execution.created_at)));
+            }
             return ExitCode::SUCCESS;
         }
         if let (Some(failure), false) = (&execution.error, self.json) {

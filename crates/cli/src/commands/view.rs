@@ -70,7 +70,7 @@ fn second(at: Timestamp) -> String {
 }
 
 pub(crate) async fn show(args: args::One) -> anyhow::Result<ExitCode> {
-    let (execution, calls) = query(&args, |conn, id| calls::list(conn, id)).await?;
+    let (execution, calls) = query(&args, calls::list).await?;
     if args.json {
         let mut shown = serde_json::to_value(&execution)?;
         shown["calls"] = serde_json::to_value(&calls)?;
@@ -202,7 +202,7 @@ pub(crate) async fn result(args: args::One) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) async fn logs(args: args::One) -> anyhow::Result<ExitCode> {
-    let (_, lines) = query(&args, |conn, id| logs::list(conn, id)).await?;
+    let (_, lines) = query(&args, logs::list).await?;
     if args.json {
         print_json(&serde_json::to_value(&lines)?);
         return Ok(ExitCode::SUCCESS);

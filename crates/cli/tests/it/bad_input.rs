@@ -140,7 +140,7 @@ fn a_snapshot_with_a_flipped_byte_is_refused() {
     shell.write("flow.py", "import asyncio\nasync def main():\n    await asyncio.sleep(3600)\n");
     let mut run = shell.command(&["run", "flow.py", "--id", "s1"]).stderr(std::process::Stdio::null()).spawn().unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while shell.durable(&["show", "s1", "--json"]).out.contains("\"calls\":[{") == false {
+    while !shell.durable(&["show", "s1", "--json"]).out.contains("\"calls\":[{") {
         assert!(std::time::Instant::now() < deadline);
     }
     run.kill().unwrap();

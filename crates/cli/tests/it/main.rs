@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod differential;
 mod examples;
+mod readme;
 mod run;
 
 use std::{

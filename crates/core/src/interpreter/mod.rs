@@ -46,6 +46,7 @@ impl Default for Limits {
 pub struct Step {
     /// What it printed.
     pub log: Vec<(Stream, String)>,
+    /// How it ended.
     pub end: End,
 }
 
@@ -73,9 +74,11 @@ pub enum End {
 /// A workflow that waits.
 #[derive(Debug)]
 pub struct Pause {
+    /// The state, sealed.
     pub snapshot: Snapshot,
     /// The first state of the execution, present at its first pause only.
     pub base: Option<Snapshot>,
+    /// Calls that it made, in order.
     pub new_calls: Vec<NewCall>,
     /// Calls of earlier turns whose wake rule is now another.
     pub rewoken: Vec<(CallId, Wake)>,
@@ -88,14 +91,19 @@ pub struct Pause {
 /// A call that a turn made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewCall {
+    /// Its number.
     pub id: CallId,
+    /// What is awaited.
     pub kind: CallKind,
+    /// The function's name as the workflow wrote it; for a timer, the sleep in words.
     pub function: String,
     /// A JSON array.
     pub args: Json,
     /// A JSON object.
     pub kwargs: Json,
+    /// The line of the workflow on which it was made.
     pub line: Option<u32>,
+    /// Whether its outcome lets the workflow go on.
     pub wake: Wake,
     /// A timer's length.
     pub delay: Option<Duration>,
@@ -104,8 +112,10 @@ pub struct NewCall {
 /// Why a turn could not be taken. The execution is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdvanceError {
+    /// The state was refused.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The interpreter failed in itself.
     #[error("the interpreter crashed: {0}")]
     Crashed(String),
 }

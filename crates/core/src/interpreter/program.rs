@@ -54,14 +54,18 @@ pub enum Entry {
 /// A parameter of `main`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
+    /// Its name.
     pub name: String,
+    /// What an input for it may be, or the kind of error.
     pub kind: ParameterKind,
 }
 
 /// What an input for a parameter may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParameterKind {
+    /// It has to be given.
     Required,
+    /// It has a default.
     Optional,
     /// `**kwargs`: takes every other input.
     Rest,
@@ -70,11 +74,15 @@ pub enum ParameterKind {
 /// A workflow that cannot run, with the place in its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompileError {
+    /// The file name.
     pub file: String,
+    /// From 1.
     pub line: Option<u32>,
+    /// From 1, in characters.
     pub column: Option<u32>,
     /// `SyntaxError` or `NotImplementedError`.
     pub kind: String,
+    /// What is wrong.
     pub message: String,
     /// The line, and a caret under the place.
     pub excerpt: Option<String>,
@@ -104,12 +112,28 @@ impl fmt::Display for CompileError {
 /// Inputs that do not fit the workflow's parameters.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
+    /// A required input is not there.
     #[error("missing input {name:?}: give it with --input {name}=JSON")]
-    Missing { name: String },
+    Missing {
+        /// The input that a parameter needs.
+        name: String,
+    },
+    /// An input that nothing takes.
     #[error("{file} has no input {name:?}{}", near_hint(known))]
-    Unknown { file: String, name: String, known: Vec<String> },
+    Unknown {
+        /// The workflow.
+        file: String,
+        /// The input that no parameter takes.
+        name: String,
+        /// The inputs that there are.
+        known: Vec<String>,
+    },
+    /// An input that cannot be a global name.
     #[error("input {name:?} is not a Python name")]
-    NotAName { name: String },
+    NotAName {
+        /// What was given.
+        name: String,
+    },
 }
 
 fn near_hint(known: &[String]) -> String {
@@ -127,7 +151,7 @@ impl Program {
         // First, because it also bounds the nesting that the reading below recurses into.
         compile_text(name, source).map_err(|error| CompileError::new(name, source, &error))?;
         let module = ruff_python_parser::parse_module(source)
-            .map_err(|error| CompileError::at(name, source, "SyntaxError", error.error.to_string(), error.location))?
+            .map_err(|error| CompileError::at(name, source, "SyntaxError", &error.error.to_string(), error.location))?
             .into_syntax();
         let (entry, prepared) = prepare(source, &module);
         let mut imports = Imports::default();
@@ -221,14 +245,14 @@ impl CompileError {
         found
     }
 
-    fn at(file: &str, source: &str, kind: &str, message: String, range: TextRange) -> Self {
+    fn at(file: &str, source: &str, kind: &str, message: &str, range: TextRange) -> Self {
         let starts = line_starts(source);
         let offset = range.start().to_u32();
         let line = line_at(&starts, offset);
         let start = starts.get(line as usize - 1).copied().unwrap_or(0);
         let before = source.get(start as usize..offset as usize).unwrap_or_default();
         let column = u32::try_from(before.chars().count()).unwrap_or(0) + 1;
-        let mut found = Self::bare(file, kind, &message);
+        let mut found = Self::bare(file, kind, message);
         found.place(source, line, column, column + 1);
         found
     }

@@ -28,16 +28,25 @@ const FORMAT_PREFIX: &str = "monty/";
 pub struct Snapshot {
     /// What wrote it, such as `monty/1.4.0 dump/14 zstd`.
     pub format: String,
+    /// Checksum and compressed state.
     pub bytes: Vec<u8>,
 }
 
 /// Why a snapshot is not used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
+    /// The bytes are not those that were stored.
     #[error("the snapshot does not match its checksum: the stored bytes were changed. It was not loaded")]
     Corrupt,
+    /// Something else wrote it.
     #[error("the snapshot has the format {found:?}, which this program ({own}) does not read")]
-    Foreign { found: String, own: String },
+    Foreign {
+        /// The format beside the snapshot.
+        found: String,
+        /// What this program writes.
+        own: String,
+    },
+    /// The bytes are right and the interpreter refuses them.
     #[error("the interpreter does not read the snapshot: {0}")]
     Unreadable(String),
 }
@@ -169,7 +178,7 @@ mod tests {
             changed.bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(open(&changed, Some(&base)).unwrap_err(), SnapshotError::Corrupt, "bit {bit}");
         }
-        let mut other = base.clone();
+        let mut other = base;
         other[20] ^= 1;
         assert_eq!(open(&snapshot, Some(&other)).unwrap_err(), SnapshotError::Corrupt, "another base");
     }

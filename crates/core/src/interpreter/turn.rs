@@ -33,6 +33,7 @@ const MAX_URANDOM: u64 = 1 << 20;
 /// What a turn needs to know.
 #[derive(Debug, Clone, Copy)]
 pub struct Turn<'a> {
+    /// The workflow.
     pub program: &'a Program,
     /// Seeds `random`, so that two executions differ and a repeated turn does not.
     pub execution: &'a ExecutionId,
@@ -40,6 +41,7 @@ pub struct Turn<'a> {
     pub now: Timestamp,
     /// Functions that are known to exist.
     pub offers: &'a Offers,
+    /// What the turn may use up.
     pub limits: Limits,
 }
 
@@ -47,9 +49,19 @@ pub struct Turn<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum Origin<'a> {
     /// The beginning, with a JSON object of inputs.
-    Start { inputs: &'a Json },
+    Start {
+        /// The inputs by name.
+        inputs: &'a Json,
+    },
     /// A pause. Outcomes of calls that are not awaited any more are ignored.
-    Paused { snapshot: &'a Snapshot, base: &'a Snapshot, outcomes: &'a [(CallId, Outcome)] },
+    Paused {
+        /// The state.
+        snapshot: &'a Snapshot,
+        /// The execution's first state.
+        base: &'a Snapshot,
+        /// What has come in since.
+        outcomes: &'a [(CallId, Outcome)],
+    },
 }
 
 /// Runs a workflow to its next pause or its end, on a thread with a large stack.
@@ -125,7 +137,7 @@ impl<'a> Run<'a> {
                 RunProgress::OsCall(call) => self.os(call)?,
                 RunProgress::NameLookup(lookup) => self.name(lookup)?,
                 RunProgress::Complete(value) => return Ok(self.finish(&value)),
-                RunProgress::ResolveFutures(_) => return self.pause(&progress, wakes, base.as_deref()),
+                RunProgress::ResolveFutures(_) => return self.pause(&progress, &wakes, base.as_deref()),
             }
         }
     }
@@ -294,7 +306,7 @@ impl<'a> Run<'a> {
         End::Fail { failure, abandoned: std::mem::take(&mut self.calls) }
     }
 
-    fn pause(&mut self, progress: &RunProgress, old: Vec<(CallId, Wake)>, base: Option<&[u8]>) -> Result<End, Stop> {
+    fn pause(&mut self, progress: &RunProgress, old: &[(CallId, Wake)], base: Option<&[u8]>) -> Result<End, Stop> {
         let RunProgress::ResolveFutures(paused) = progress else { unreachable!("only a paused run pauses") };
         let dump = monty::dump(&self.turn.program.name, None, &[], SessionRef::Running(progress))
             .map_err(|error| AdvanceError::Crashed(format!("the state cannot be saved: {error}")))

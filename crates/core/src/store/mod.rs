@@ -26,7 +26,12 @@ use writer::Writer;
 pub enum StoreError {
     /// Nobody answers there, or not as a database would.
     #[error("cannot open the database {url}: {cause}")]
-    Unreachable { url: String, cause: String },
+    Unreachable {
+        /// Where, without the password.
+        url: String,
+        /// What the system or the server said.
+        cause: String,
+    },
     /// The connection broke, or the database is busy or full; the same may succeed later.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
@@ -35,7 +40,10 @@ pub enum StoreError {
         "the database was migrated by a newer version (it has migration {newer}, which this program does not know): \
          use that version or a later one"
     )]
-    TooNew { newer: String },
+    TooNew {
+        /// The migration that is not known here.
+        newer: String,
+    },
     /// A migration failed; the schema is as it was.
     #[error("the database cannot be migrated: {0}")]
     Migration(String),

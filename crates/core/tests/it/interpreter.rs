@@ -35,6 +35,7 @@ impl Hand {
         Turn { program: &self.program, execution: &self.id, now: NOW, offers: &self.offers, limits: self.limits }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "reads better where it is called")]
     fn start(&mut self, inputs: Value) -> Step {
         let inputs = Json::from(&inputs);
         let step = advance(&self.turn(), Origin::Start { inputs: &inputs }).unwrap();
