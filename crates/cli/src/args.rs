@@ -16,7 +16,7 @@ Exit codes: 0 done · 1 the execution failed · 2 wrong arguments, file or input
 )]
 pub(crate) struct Args {
     /// What to log to stderr, such as info or durable_core=debug.
-    #[arg(long, env = "DURABLE_LOG", default_value = "error", global = true, hide_env_values = true)]
+    #[arg(long, env = "DURABLE_LOG", default_value = "warn", global = true, hide_env_values = true)]
     pub(crate) log: String,
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use durable_core::{
     id::ExecutionId,
-    model::Execution,
+    model::{Execution, ExecutionStatus},
     offers::Offers,
-    orchestrator::{Engine, claim::claim, drive::drive, start::find},
+    orchestrator::{Engine, OrchestrationError, claim::claim, drive::drive, start::find},
     store::{Db, executions::Whose},
 };
 use durable_queue::MemoryQueue;
@@ -14,7 +14,8 @@ use durable_worker::{
     Registry, Worker, WorkerSettings,
     python::{PythonHost, PythonSettings},
 };
-use tokio_util::sync::CancellationToken;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{args::Functions, owner, progress::Progress, sources::Launch};
 
@@ -44,6 +45,21 @@ pub(crate) enum Ended {
     Finished(Box<Execution>),
     /// Somebody pressed Ctrl-C.
     Interrupted,
+}
+
+/// Ctrl-C, or the system's wish that the process end.
+async fn asked_to_stop() {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be caught");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// Starts the Python processes that offer these functions; none when there are none.
@@ -90,54 +106,61 @@ impl Embedded {
     pub(crate) async fn run(self, id: &ExecutionId) -> anyhow::Result<Ended> {
         let stop = CancellationToken::new();
         let settings = WorkerSettings { concurrency: self.concurrency, grace: GRACE, ..WorkerSettings::default() };
-        let worker = Worker::new(self.engine.clone(), self.registry, settings)?;
+        let worker = Worker::new(self.engine.clone(), self.registry.clone(), settings)?;
         let worker = tokio::spawn(worker.run(stop.clone()));
-        let clock = tokio::spawn(durable_orchestrator::run(self.engine.clone(), stop.clone()));
-        let engine = self.engine.clone();
-        let first = id.clone();
-        let begin = tokio::spawn(async move {
-            match claim(&engine, &first).await? {
-                Some(claimed) => drive(&engine, claimed).await,
-                None => Ok(()),
-            }
-        });
-        let ended = self.progress.until_ended();
-        tokio::pin!(ended);
-        let mut begin = Some(begin);
-        let outcome = loop {
-            let begun = async {
-                match &mut begin {
-                    Some(task) => task.await,
-                    None => std::future::pending().await,
-                }
-            };
+        let clock = AbortOnDropHandle::new(tokio::spawn(durable_orchestrator::run(self.engine.clone(), stop.clone())));
+        let outcome = self.until_ended(id).await?;
+        stop.cancel();
+        match outcome {
+            // What still runs was cancelled: nobody waits for it.
+            Ended::Finished(_) => worker.abort(),
+            Ended::Interrupted => tokio::select! {
+                _ = worker => {}
+                () = asked_to_stop() => {}
+            },
+        }
+        drop(clock);
+        Ok(outcome)
+    }
+
+    async fn until_ended(&self, id: &ExecutionId) -> anyhow::Result<Ended> {
+        let (first, ended) = (self.first_turn(id), self.progress.until_ended());
+        // Made once: a signal that came while nobody listened would be lost.
+        let stop_asked = asked_to_stop();
+        tokio::pin!(first, ended, stop_asked);
+        let mut begun = false;
+        loop {
             tokio::select! {
-                done = begun => {
-                    begin = None;
-                    done??;
+                turn = &mut first, if !begun => {
+                    begun = true;
+                    turn?;
                 }
-                () = &mut ended => break Ended::Finished(Box::new(find(&self.engine, id).await?)),
+                () = &mut ended => return Ok(Ended::Finished(Box::new(find(&self.engine, id).await?))),
                 () = tokio::time::sleep(LOOK) => {
                     let execution = find(&self.engine, id).await?;
                     if execution.status.is_final() {
-                        break Ended::Finished(Box::new(execution));
+                        return Ok(Ended::Finished(Box::new(execution)));
                     }
                 }
-                _ = tokio::signal::ctrl_c() => {
+                () = &mut stop_asked => {
                     self.progress.say(&format!(
                         "stopping: running functions may go on for {} s; press Ctrl-C again to end them now",
                         GRACE.as_secs()
                     ));
-                    break Ended::Interrupted;
+                    return Ok(Ended::Interrupted);
                 }
             }
-        };
-        stop.cancel();
-        tokio::select! {
-            _ = worker => {}
-            _ = tokio::signal::ctrl_c() => {}
         }
-        clock.abort();
-        Ok(outcome)
+    }
+
+    /// A new execution is claimed at once; one that was taken over is due, and the clock looks at it.
+    async fn first_turn(&self, id: &ExecutionId) -> Result<(), OrchestrationError> {
+        if find(&self.engine, id).await?.status != ExecutionStatus::Scheduled {
+            return Ok(());
+        }
+        match claim(&self.engine, id).await? {
+            Some(claimed) => drive(&self.engine, claimed).await,
+            None => Ok(()),
+        }
     }
 }

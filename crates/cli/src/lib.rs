@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod embedded;
 mod failure;
+mod output;
 mod owner;
 mod progress;
 mod sources;

@@ -41,7 +41,6 @@ CREATE TABLE executions (
 
 CREATE INDEX executions_due ON executions (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX executions_by_age ON executions (created_at, id);
-CREATE INDEX executions_by_owner ON executions (claimed_by) WHERE claimed_by IS NOT NULL;
 
 -- What an execution began with. Apart from the hot row, because it is written once and may be large.
 CREATE TABLE origins (

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{args, failure::wrong, owner};
+use crate::{args, failure::wrong, output::line, owner};
 
 const FANOUT: &str = "
 import asyncio
@@ -72,7 +72,7 @@ pub(crate) async fn bench(args: args::Bench) -> anyhow::Result<ExitCode> {
     if !args.json {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let profile = if cfg!(debug_assertions) { "dev profile" } else { "release" };
-        println!("{url}, {processors} processors, {profile}, {CONCURRENCY} no-op Rust functions at a time");
+        line(format_args!("{url}, {processors} processors, {profile}, {CONCURRENCY} no-op Rust functions at a time"));
     }
     for work in works {
         let bench = Bench::open(&url).await?;
@@ -88,9 +88,9 @@ pub(crate) async fn bench(args: args::Bench) -> anyhow::Result<ExitCode> {
 fn print(work: &str, figure: &Figure, as_json: bool) {
     let Figure { metric, value, unit } = figure;
     if as_json {
-        println!("{}", json!({"work": work, "metric": metric, "value": value, "unit": unit}));
+        line(json!({"work": work, "metric": metric, "value": value, "unit": unit}));
     } else {
-        println!("{work:8} {metric:20} {value:>12.3} {unit}");
+        line(format_args!("{work:8} {metric:20} {value:>12.3} {unit}"));
     }
 }
 

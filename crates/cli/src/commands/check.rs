@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use durable_core::interpreter::{CompileError, Entry, ParameterKind};
 use serde_json::{Value, json};
 
-use crate::{args, failure::WRONG, sources};
+use crate::{args, failure::WRONG, output::line, sources};
 
 /// Compiles a workflow and says what it needs, or what is wrong with it and where.
 pub(crate) fn check(args: &args::Check) -> anyhow::Result<ExitCode> {
@@ -21,14 +21,11 @@ pub(crate) fn check(args: &args::Check) -> anyhow::Result<ExitCode> {
                 Entry::Script => Vec::new(),
             };
             if args.json {
-                println!(
-                    "{}",
-                    json!({"file": file, "ok": true, "inputs": inputs, "functions": functions, "error": null})
-                );
+                line(json!({"file": file, "ok": true, "inputs": inputs, "functions": functions, "error": null}));
             } else {
                 let names: Vec<&str> = functions.iter().map(|name| name.as_str()).collect();
                 let called = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-                println!("{file}: ok; it imports {called}");
+                line(format_args!("{file}: ok; it imports {called}"));
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -37,7 +34,7 @@ pub(crate) fn check(args: &args::Check) -> anyhow::Result<ExitCode> {
                 json!({"file": found.file, "line": found.line, "column": found.column, "type": found.kind,
                        "message": found.message, "excerpt": found.excerpt, "hint": found.advice})
             });
-            println!("{}", json!({"file": file, "ok": false, "inputs": [], "functions": [], "error": found}));
+            line(json!({"file": file, "ok": false, "inputs": [], "functions": [], "error": found}));
             Ok(ExitCode::from(WRONG))
         }
         Err(error) => Err(error),

@@ -14,8 +14,10 @@ use serde_json::json;
 
 use crate::{
     args::{self, Functions},
+    commands::view::open_existing,
     embedded::{self, Embedded, Ended},
     failure::{EXECUTION_FAILED, INTERRUPTED, wrong},
+    output::line,
     owner::{self, Owner},
     progress::{Progress, seconds},
     sources::{self, Launch},
@@ -44,7 +46,7 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
 
 /// Goes on with an execution.
 pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
-    let db = open(args.store.url()?).await?;
+    let db = open_existing(&args.store).await?;
     let id = args.id.clone();
     let found = db
         .read(move |conn| {
@@ -136,13 +138,10 @@ impl Session {
     /// The output alone on stdout, as one line of JSON.
     fn print(&self, execution: &Execution) -> ExitCode {
         if self.json {
-            println!(
-                "{}",
-                json!({"id": execution.id, "status": execution.status, "output": execution.output,
-                       "error": execution.error})
-            );
+            line(json!({"id": execution.id, "status": execution.status, "output": execution.output,
+                       "error": execution.error}));
         } else if let Some(output) = &execution.output {
-            println!("{output}");
+            line(format_args!("{output}"));
         }
         if execution.status == ExecutionStatus::Completed {
             if let (Some(end), false) = (execution.finished_at, self.json) {

@@ -1,12 +1,12 @@
 //! What became of executions: `list`, `show`, `calls`, `result`, `logs`.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use durable_core::{
     id::ExecutionId,
-    model::{Attempt, Call, CallStatus, Execution, ExecutionStatus, Json, Stream},
+    model::{Attempt, Call, CallKind, CallStatus, Execution, ExecutionStatus, Json, Stream},
     orchestrator::OrchestrationError,
-    store::{Db, DbConnection, StoreError, calls, executions, logs},
+    store::{DatabaseUrl, Db, DbConnection, StoreError, calls, executions, logs},
     time::Timestamp,
 };
 use serde_json::{Value, json};
@@ -14,16 +14,27 @@ use serde_json::{Value, json};
 use crate::{
     args,
     failure::{EXECUTION_FAILED, not_there},
+    output::line,
     progress::seconds,
 };
+
+/// Opens a database that is there: looking must not create one.
+pub(crate) async fn open_existing(store: &args::Store) -> anyhow::Result<Db> {
+    let url = store.url()?;
+    if let DatabaseUrl::Sqlite(path) = &url
+        && !Path::new(path).exists()
+    {
+        return Err(not_there(format!("there is no database {url}: nothing has been run with it")));
+    }
+    Ok(tokio::task::spawn_blocking(move || Db::open(&url)).await??)
+}
 
 /// Runs a query against the database of an execution that must exist.
 async fn query<T: Send + 'static>(
     args: &args::One,
     query: impl FnOnce(&mut DbConnection, &ExecutionId) -> Result<T, StoreError> + Send + 'static,
 ) -> anyhow::Result<(Execution, T)> {
-    let url = args.store.url()?;
-    let db = tokio::task::spawn_blocking(move || Db::open(&url)).await??;
+    let db = open_existing(&args.store).await?;
     let id = args.id.clone();
     let found = db
         .read(move |conn| match executions::get(conn, &id)? {
@@ -35,12 +46,11 @@ async fn query<T: Send + 'static>(
 }
 
 fn print_json(value: &Value) {
-    println!("{value}");
+    line(format_args!("{value}"));
 }
 
 pub(crate) async fn list(args: args::List) -> anyhow::Result<ExitCode> {
-    let url = args.store.url()?;
-    let db = tokio::task::spawn_blocking(move || Db::open(&url)).await??;
+    let db = open_existing(&args.store).await?;
     let (status, limit) = (args.status, i64::from(args.limit));
     let executions = db.read(move |conn| executions::list(conn, status, limit)).await?;
     if args.json {
@@ -48,16 +58,16 @@ pub(crate) async fn list(args: args::List) -> anyhow::Result<ExitCode> {
     } else if executions.is_empty() {
         eprintln!("no executions in {}", db.url());
     } else {
-        println!("{:36}  {:10}  {:24}  {:20}  {:>8}", "ID", "STATUS", "WORKFLOW", "CREATED", "TOOK");
+        line(format_args!("{:36}  {:10}  {:24}  {:20}  {:>8}", "ID", "STATUS", "WORKFLOW", "CREATED", "TOOK"));
         for execution in &executions {
-            println!(
+            line(format_args!(
                 "{:36}  {:10}  {:24}  {:20}  {:>8}",
                 execution.id.as_str(),
                 execution.status,
                 execution.workflow,
                 second(execution.created_at),
                 execution.finished_at.map_or_else(String::new, |end| seconds(end.since(execution.created_at))),
-            );
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -77,26 +87,26 @@ pub(crate) async fn show(args: args::One) -> anyhow::Result<ExitCode> {
         print_json(&shown);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("execution  {}", execution.id);
-    println!("workflow   {}", execution.workflow);
-    println!("status     {}", execution.status);
-    println!("created    {}", second(execution.created_at));
+    line(format_args!("execution  {}", execution.id));
+    line(format_args!("workflow   {}", execution.workflow));
+    line(format_args!("status     {}", execution.status));
+    line(format_args!("created    {}", second(execution.created_at)));
     if let Some(end) = execution.finished_at {
-        println!("finished   {} (after {})", second(end), seconds(end.since(execution.created_at)));
+        line(format_args!("finished   {} (after {})", second(end), seconds(end.since(execution.created_at))));
     }
-    println!("paused     {} times", execution.suspension);
+    line(format_args!("pauses     {}", execution.suspension));
     if let Some(output) = &execution.output {
-        println!("output     {output}");
+        line(format_args!("output     {output}"));
     }
     if let Some(failure) = &execution.error {
-        println!("error      {failure}");
+        line(format_args!("error      {failure}"));
         if let Some(traceback) = &failure.traceback {
-            println!("{}", indent(traceback));
+            line(indent(traceback));
         }
     }
     if !calls.is_empty() {
-        println!("calls");
-        calls.iter().for_each(|call| println!("{}", call_line(call)));
+        line("calls");
+        calls.iter().for_each(|call| line(call_line(call)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,8 +129,9 @@ fn call_line(call: &Call) -> String {
         .completed_at
         .map_or_else(String::new, |end| seconds(end.since(call.started_at.unwrap_or(call.created_at))));
     let again = if call.attempt > 1 { format!("  attempt {}", call.attempt) } else { String::new() };
-    let due = match call.status {
-        CallStatus::Pending => call.due_at.map_or_else(String::new, |at| format!("  looked at {}", second(at))),
+    let due = match (call.status, call.kind, call.due_at) {
+        (CallStatus::Pending, CallKind::Timer, Some(at)) => format!("  until {}", second(at)),
+        (CallStatus::Pending, CallKind::Function, Some(at)) if call.attempt > 1 => format!("  by {}", second(at)),
         _ => String::new(),
     };
     format!("  {mark} #{:<5} {:9}  {:32} {place:9} {took:>8}{again}{due}", call.id, call.status, call.function)
@@ -148,18 +159,23 @@ pub(crate) async fn calls(args: args::One) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     for (call, arguments) in calls.iter().zip(arguments) {
-        println!("{}", call_line(call));
+        line(call_line(call));
         if let Some((args, kwargs)) = arguments.filter(|_| call.function.contains('.') || call.started_at.is_some()) {
-            println!("      args    {} {}", short(&args.0), short(&kwargs.0));
+            line(format_args!("      args    {} {}", short(&args.0), short(&kwargs.0)));
         }
         if let Some(result) = &call.result {
-            println!("      result  {}", short(&result.0));
+            line(format_args!("      result  {}", short(&result.0)));
         }
         for attempt in attempts.iter().filter(|attempt| attempt.call_id == call.id) {
-            println!("      attempt {} failed at {}: {}", attempt.number, second(attempt.finished_at), attempt.error);
+            line(format_args!(
+                "      attempt {} failed at {}: {}",
+                attempt.number,
+                second(attempt.finished_at),
+                attempt.error
+            ));
         }
         if let Some(traceback) = call.error.as_ref().and_then(|failure| failure.traceback.as_ref()) {
-            println!("{}", indent(traceback));
+            line(indent(traceback));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -184,7 +200,7 @@ pub(crate) async fn result(args: args::One) -> anyhow::Result<ExitCode> {
     match (execution.status, execution.output, execution.error) {
         (ExecutionStatus::Completed, Some(output), _) => {
             if !args.json {
-                println!("{output}");
+                line(format_args!("{output}"));
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -207,11 +223,11 @@ pub(crate) async fn logs(args: args::One) -> anyhow::Result<ExitCode> {
         print_json(&serde_json::to_value(&lines)?);
         return Ok(ExitCode::SUCCESS);
     }
-    for line in &lines {
-        let who = line.call_id.map_or_else(|| "workflow".to_owned(), |id| format!("#{id}"));
-        let stream = if line.stream == Stream::Stderr { " (stderr)" } else { "" };
-        for text in line.text.lines() {
-            println!("{}  {who}{stream}  {text}", second(line.at));
+    for entry in &lines {
+        let who = entry.call_id.map_or_else(|| "workflow".to_owned(), |id| format!("#{id}"));
+        let stream = if entry.stream == Stream::Stderr { " (stderr)" } else { "" };
+        for text in entry.text.lines() {
+            line(format_args!("{}  {who}{stream}  {text}", second(entry.at)));
         }
     }
     Ok(ExitCode::SUCCESS)

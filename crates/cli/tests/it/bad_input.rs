@@ -62,6 +62,13 @@ fn an_unknown_function_is_answered_with_near_names() {
     let shell = Shell::new();
     shell.write("flow.py", "from jobs import x\nasync def main():\n    return await x(1)\n");
     refused(&shell, &["run", "flow.py"], 2, &["jobs.x", "no functions are offered: name a file with --functions"]);
+    let shell = with("flow.py", "async def main():\n    return await encode_vidio(1)\n");
+    refused(
+        &shell,
+        &["run", "flow.py", "--functions", "tasks.py"],
+        1,
+        &["NameError: name 'encode_vidio' is not defined", "did you mean tasks.encode_video?"],
+    );
     refused(&shell, &["run", "flow.py", "--functions", "none.py"], 2, &["there is no file of functions none.py"]);
 }
 

@@ -144,6 +144,13 @@ fn there_is_no_such_execution() {
     for command in ["show", "calls", "result", "logs", "resume"] {
         let said = shell.durable(&[command, "nowhere"]);
         assert_eq!(said.code, Some(4), "{command}: {}", said.err);
+        assert_eq!(said.err, "error: there is no database sqlite://durable.db: nothing has been run with it\n");
+    }
+    assert!(!shell.path().join("durable.db").exists(), "looking creates nothing");
+    shell.durable(&["run", "flow.py", "--input", "a=1"]);
+    for command in ["show", "calls", "result", "logs", "resume"] {
+        let said = shell.durable(&[command, "nowhere"]);
+        assert_eq!(said.code, Some(4), "{command}: {}", said.err);
         assert_eq!(said.err, "error: there is no execution nowhere\n");
     }
 }
@@ -222,6 +229,34 @@ fn ctrl_c_stops_cleanly_and_says_how_to_go_on() {
     assert_eq!(calls[0]["status"], "completed", "the running function was let finish");
     assert_eq!(shell.output_of(&["resume", "c1"]), json!(3));
     assert_eq!(lines(&shell, "ran").len(), 3, "and nothing ran twice");
+}
+
+#[test]
+fn a_failed_gather_does_not_keep_the_program_waiting_for_the_others() {
+    let shell = shell();
+    let source = "
+import asyncio
+from tasks import fail, slow
+async def main():
+    await asyncio.gather(fail('at once'), *[slow('ran') for _ in range(12)])
+";
+    shell.write("flow3.py", source);
+    let begun = Instant::now();
+    assert_eq!(shell.durable(&["run", "flow3.py"]).code, Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let shell = shell();
+    for _ in 0..3 {
+        shell.durable(&["run", "flow.py", "--input", "a=1"]);
+    }
+    let durable = env!("CARGO_BIN_EXE_durable");
+    let script = format!("{durable} list | true; echo ${{PIPESTATUS[0]}}");
+    let output = std::process::Command::new("bash").args(["-c", &script]).current_dir(shell.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n");
 }
 
 #[test]

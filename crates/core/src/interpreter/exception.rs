@@ -2,7 +2,7 @@
 
 use monty_types::{ExcType, MontyException};
 
-use super::{advice, program::Program};
+use super::{Turn, advice};
 use crate::model::Failure;
 
 /// A function's failure, as the exception that is raised where the workflow awaits it.
@@ -45,13 +45,15 @@ fn raisable(name: &str) -> Option<ExcType> {
 }
 
 /// An exception that ended the workflow.
-pub(super) fn uncaught(program: &Program, error: &MontyException) -> Failure {
+pub(super) fn uncaught(turn: &Turn<'_>, error: &MontyException) -> Failure {
     let kind = error.exc_type().to_string();
     let mut message = error.message().unwrap_or_default().to_owned();
-    if let Some(advice) = advice::for_failure(&kind, &message) {
+    let undefined = message.strip_prefix("name '").and_then(|rest| rest.split_once('\'')).map(|(name, _)| name);
+    let near = undefined.filter(|name| !turn.offers.near(name).is_empty()).map(|name| turn.offers.hint(name));
+    if let Some(advice) = near.as_deref().or(advice::for_failure(&kind, &message)) {
         message.push_str(&format!("\nhint: {advice}"));
     }
-    let frames: Vec<_> = error.traceback().iter().filter(|frame| program.owns(frame)).cloned().collect();
+    let frames: Vec<_> = error.traceback().iter().filter(|frame| turn.program.owns(frame)).cloned().collect();
     let shown = MontyException::with_traceback(error.exc_type(), error.message().map(str::to_owned), frames);
     Failure { kind, message, traceback: Some(shown.to_string()), bases: Vec::new() }
 }

@@ -114,7 +114,7 @@ impl<'a> Run<'a> {
         BASELINE_MEMORY.store(LIVE_MEMORY.load(Ordering::Relaxed), Ordering::Relaxed);
         let end = match self.run(origin) {
             Ok(end) => end,
-            Err(Stop::Raised(error)) => self.fail(exception::uncaught(self.turn.program, &error)),
+            Err(Stop::Raised(error)) => self.fail(exception::uncaught(self.turn, &error)),
             Err(Stop::Refused(error)) => return Err(error),
         };
         Ok(Step { log: self.log.entries, end })

@@ -174,7 +174,11 @@ impl Engine {
     pub(super) fn keep_hot(&self, id: &ExecutionId, hot: Option<Hot>) {
         let mut kept = self.hot.lock().unwrap_or_else(PoisonError::into_inner);
         kept.remove(id);
-        if let Some(hot) = hot.filter(|_| kept.len() < HOT_KEPT) {
+        if let Some(hot) = hot {
+            // What others finished meanwhile is in here too: start afresh rather than keep it for ever.
+            if kept.len() >= HOT_KEPT {
+                kept.clear();
+            }
             kept.insert(id.clone(), hot);
         }
     }

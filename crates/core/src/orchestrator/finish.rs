@@ -35,6 +35,7 @@ pub async fn finish(
     let result = Arc::new(result);
     let log = Arc::new(log);
     let (r, l, key, h) = (result.clone(), log.clone(), id.clone(), held.clone());
+    engine.keep_hot(&id, None);
     let ended = engine
         .db
         .write(move |conn| {

@@ -53,8 +53,8 @@ pub async fn take_over(engine: &Engine, id: &ExecutionId, from: Option<&WorkerId
             if !executions::adopt(conn, &id, from.as_ref(), &me)? {
                 return Ok(false);
             }
+            executions::due_now(conn, &id, now)?;
             if let Some(dead) = &from {
-                executions::expire_claims_of(conn, dead, now)?;
                 calls::expire_leases_of(conn, dead, now)?;
             }
             // Whatever was queued was queued in the memory of the dead.

@@ -54,6 +54,12 @@ async fn fire(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
 
 async fn give_up(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
     let worker = call.worker.as_ref().map_or_else(|| "its worker".to_owned(), ToString::to_string);
+    if call.worker.as_ref() == Some(&engine.worker) {
+        // This process itself, after the machine slept or was too busy to beat: it still runs the call.
+        let (of, me, until) = (attempt_of(&call), engine.worker.clone(), engine.now().after(engine.settings.lease));
+        engine.db.write(move |conn| calls::beat(conn, &of, &me, until)).await?;
+        return Ok(());
+    }
     let message = format!("{worker} was lost while it ran {} (attempt {})", call.function, call.attempt);
     tracing::warn!(execution.id = %call.execution_id, call.id = call.id.0, "{message}");
     settle_and_drive(

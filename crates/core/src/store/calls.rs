@@ -1,6 +1,9 @@
 //! Calls: inserted by the pause that made them, settled once, delivered once.
 
-use diesel::{BoolExpressionMethods, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, RunQueryDsl};
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, RunQueryDsl, dsl::sql,
+    expression::SqlLiteral, sql_types::Bool,
+};
 
 use super::{
     DbConnection, StoreError,
@@ -18,8 +21,16 @@ use crate::{
 /// SQLite binds at most 32,766 values in a statement.
 const ROWS_PER_STATEMENT: usize = 500;
 
-const OPEN: [&str; 2] = [CallStatus::Pending.as_str(), CallStatus::Running.as_str()];
-const SETTLED: [&str; 2] = [CallStatus::Completed.as_str(), CallStatus::Failed.as_str()];
+/// Conditions on the status stand as text in the SQL, word for word as in the partial indexes of the
+/// migrations: bound as values they would hide the indexes from the planner.
+fn is_open() -> SqlLiteral<Bool> {
+    sql("calls.status IN ('pending', 'running')")
+}
+
+/// See [`is_open`].
+fn is_settled() -> SqlLiteral<Bool> {
+    sql("calls.status IN ('completed', 'failed')")
+}
 
 type Columns = (
     calls::execution_id,
@@ -154,20 +165,24 @@ pub fn rewake(conn: &mut DbConnection, execution: &ExecutionId, changes: &[(Call
 
 /// Notes that an advance handed these outcomes to the workflow.
 pub fn mark_delivered(conn: &mut DbConnection, fence: &Fence, ids: &[CallId]) -> Result<(), StoreError> {
+    let delivered =
+        || calls::table.filter(calls::execution_id.eq(fence.id.as_str())).filter(calls::delivered_in.is_null());
+    let epoch = calls::delivered_in.eq(Some(fence.epoch.0));
+    // A statement for one id is prepared once, a statement for a list each time.
+    if let [id] = ids {
+        diesel::update(delivered().filter(calls::call_id.eq(i64::from(id.0)))).set(epoch).execute(conn)?;
+        return Ok(());
+    }
     for chunk in ids.chunks(ROWS_PER_STATEMENT) {
         let ids: Vec<i64> = chunk.iter().map(|id| i64::from(id.0)).collect();
-        let delivered = calls::table
-            .filter(calls::execution_id.eq(fence.id.as_str()))
-            .filter(calls::call_id.eq_any(ids))
-            .filter(calls::delivered_in.is_null());
-        diesel::update(delivered).set(calls::delivered_in.eq(Some(fence.epoch.0))).execute(conn)?;
+        diesel::update(delivered().filter(calls::call_id.eq_any(ids))).set(epoch).execute(conn)?;
     }
     Ok(())
 }
 
 /// Cancels what a finished execution no longer waits for.
 pub fn cancel_open(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<usize, StoreError> {
-    let open = calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(calls::status.eq_any(OPEN));
+    let open = calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(is_open());
     Ok(diesel::update(open)
         .set((
             calls::status.eq(CallStatus::Cancelled.as_str()),
@@ -185,7 +200,7 @@ pub(super) fn undelivered(
     let rows: Vec<(i64, Option<String>, Option<String>)> = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .filter(calls::delivered_in.is_null())
-        .filter(calls::status.eq_any(SETTLED))
+        .filter(is_settled())
         .order(calls::call_id)
         .select((calls::call_id, calls::result, calls::error))
         .load(conn)?;
@@ -216,11 +231,8 @@ pub struct AttemptOf {
 fn open_call(of: &AttemptOf) -> _ {
     let execution: &str = of.execution.as_str();
     let call: i64 = of.call.0 as i64;
-    let open: [&'static str; 2] = OPEN;
-    calls::table
-        .filter(calls::execution_id.eq(execution))
-        .filter(calls::call_id.eq(call))
-        .filter(calls::status.eq_any(open))
+    let open: SqlLiteral<Bool> = is_open();
+    calls::table.filter(calls::execution_id.eq(execution)).filter(calls::call_id.eq(call)).filter(open)
 }
 
 /// Marks that a worker runs the attempt. Lost or late, it makes nothing wrong.
@@ -349,7 +361,7 @@ pub fn group_is_open(conn: &mut DbConnection, execution: &ExecutionId, group: i6
     let open = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .filter(calls::wake_group.eq(Some(group)))
-        .filter(calls::status.eq_any(OPEN))
+        .filter(is_open())
         .select(calls::call_id)
         .first::<i64>(conn)
         .optional()?;
@@ -362,7 +374,7 @@ pub fn is_woken(conn: &mut DbConnection, execution: &ExecutionId) -> Result<bool
         calls::table
             .filter(calls::execution_id.eq(execution.as_str()))
             .filter(calls::delivered_in.is_null())
-            .filter(calls::status.eq_any(SETTLED))
+            .filter(is_settled())
     };
     let at_once = settled()
         .filter(calls::wake_group.is_null().or(calls::status.eq(CallStatus::Failed.as_str())))
@@ -452,8 +464,7 @@ pub fn push_again(conn: &mut DbConnection, of: &AttemptOf, at: Timestamp) -> Res
 
 /// Lets every running call of a process that is known to be dead be given up now; answers how many.
 pub fn expire_leases_of(conn: &mut DbConnection, owner: &WorkerId, now: Timestamp) -> Result<usize, StoreError> {
-    let running =
-        calls::table.filter(calls::worker.eq(Some(&owner.0))).filter(calls::status.eq(CallStatus::Running.as_str()));
+    let running = calls::table.filter(calls::worker.eq(Some(&owner.0))).filter(sql::<Bool>("calls.status = 'running'"));
     Ok(diesel::update(running).set(calls::due_at.eq(Some(now.0))).execute(conn)?)
 }
 

@@ -1,9 +1,10 @@
 //! Executions: one row each, moved on only under a claim.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, IntoSql, OptionalExtension, QueryDsl, RunQueryDsl,
-    dsl::case_when,
-    sql_types::{BigInt, Nullable},
+    BoolExpressionMethods, ExpressionMethods, IntoSql, NullableExpressionMethods, OptionalExtension, QueryDsl,
+    RunQueryDsl,
+    dsl::{case_when, sql},
+    sql_types::{BigInt, Bool, Nullable},
 };
 
 use super::{
@@ -180,9 +181,9 @@ pub fn claim(
     now: Timestamp,
     until: Timestamp,
 ) -> Result<Option<Won>, StoreError> {
-    let free = executions::status
-        .eq_any([ExecutionStatus::Scheduled.as_str(), ExecutionStatus::Waiting.as_str()])
-        .or(executions::status.eq(ExecutionStatus::Running.as_str()).and(executions::due_at.le(now.0)));
+    let free = sql::<Bool>("executions.status IN ('scheduled', 'waiting')").or(executions::status
+        .eq(ExecutionStatus::Running.as_str())
+        .and(executions::due_at.le(now.0).assume_not_null()));
     let won = diesel::update(executions::table.filter(executions::id.eq(id.as_str())).filter(free))
         .set((
             executions::status.eq(ExecutionStatus::Running.as_str()),
@@ -372,12 +373,11 @@ pub fn look_again(conn: &mut DbConnection, id: &ExecutionId, epoch: Epoch, at: T
     Ok(())
 }
 
-/// Lets every claim of a process that is known to be dead expire now; answers how many.
-pub fn expire_claims_of(conn: &mut DbConnection, owner: &WorkerId, now: Timestamp) -> Result<usize, StoreError> {
-    let held = executions::table
-        .filter(executions::claimed_by.eq(&owner.0))
-        .filter(executions::status.eq(ExecutionStatus::Running.as_str()));
-    Ok(diesel::update(held).set(executions::due_at.eq(Some(now.0))).execute(conn)?)
+/// Lets the clock look at an execution that has not ended: its claim, if there is one, has expired.
+pub fn due_now(conn: &mut DbConnection, id: &ExecutionId, now: Timestamp) -> Result<(), StoreError> {
+    let open = executions::table.filter(executions::id.eq(id.as_str())).filter(executions::finished_at.is_null());
+    diesel::update(open).set(executions::due_at.eq(Some(now.0))).execute(conn)?;
+    Ok(())
 }
 
 /// Removes an execution with everything that belongs to it; answers whether there was one.

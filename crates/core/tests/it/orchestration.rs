@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use durable_core::{
-    id::CallId,
+    id::{CallId, WorkerId},
     model::{CallStatus, ExecutionStatus, Failure, Json, Outcome},
     orchestrator::settle::{Retry, Settled},
     retry::RetryPolicy,
@@ -82,7 +82,7 @@ async fn a_call_whose_worker_fell_silent_is_given_up_and_made_again_until_that_i
         for attempt in 1..=5 {
             let (lease, work) = rig.jobs().await.remove(0);
             assert_eq!(work.attempt.number, attempt, "{kind}");
-            let (of, worker, now) = (work.attempt.clone(), rig.engine.worker.clone(), rig.engine.now());
+            let (of, worker, now) = (work.attempt.clone(), WorkerId("silent".into()), rig.engine.now());
             let until = now.after(Duration::from_secs(30));
             let began = rig.engine.db.write(move |conn| calls::begin(conn, &of, &worker, now, until)).await.unwrap();
             assert!(began, "{kind}");
