@@ -18,6 +18,8 @@ use durable_core::{
 };
 use durable_worker::{DuplicateFunction, python::PythonError};
 
+use crate::output::note;
+
 pub(crate) const EXECUTION_FAILED: u8 = 1;
 pub(crate) const WRONG: u8 = 2;
 pub(crate) const SYSTEM: u8 = 3;
@@ -51,7 +53,7 @@ pub(crate) fn not_there(message: impl Into<String>) -> anyhow::Error {
 
 /// Says what went wrong and gives the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    note(format_args!("error: {error:#}"));
     ExitCode::from(code(error))
 }
 

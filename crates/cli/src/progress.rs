@@ -17,6 +17,8 @@ use durable_core::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::Notify;
 
+use crate::output::note;
+
 /// Calls that have a line of their own at a time; the others are counted.
 const LINES: usize = 12;
 
@@ -72,7 +74,7 @@ impl Progress {
     /// Names the run.
     pub(crate) fn title(&self, title: String) {
         match &self.screen {
-            Screen::Plain => eprintln!("{title}"),
+            Screen::Plain => note(title.as_str()),
             Screen::Live { .. } | Screen::Silent => {}
         }
         self.state().title = title;
@@ -83,7 +85,7 @@ impl Progress {
     pub(crate) fn say(&self, text: &str) {
         match &self.screen {
             Screen::Silent => {}
-            Screen::Plain => eprintln!("{text}"),
+            Screen::Plain => note(text),
             Screen::Live { bars, .. } => drop(bars.println(text)),
         }
     }
@@ -124,7 +126,7 @@ impl Progress {
             let place = call.line.map_or_else(String::new, |line| format!(" (line {line})"));
             let label = format!("{}{place} #{}", call.function, call.id);
             if matches!(self.screen, Screen::Plain) && call.kind == CallKind::Timer {
-                eprintln!("  waiting   {label}");
+                note(format_args!("  waiting   {label}"));
             }
             let timer = call.kind == CallKind::Timer;
             let shown = Shown { label, timer, since: Instant::now(), began: timer, bar: None };
@@ -171,7 +173,7 @@ impl Progress {
                 run_style(bar, shown.timer);
             }
             if matches!(self.screen, Screen::Plain) {
-                eprintln!("  started   {}", shown.label);
+                note(format_args!("  started   {}", shown.label));
             }
         }
         self.fill();

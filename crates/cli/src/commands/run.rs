@@ -17,7 +17,7 @@ use crate::{
     commands::view::open_existing,
     embedded::{self, Embedded, Ended},
     failure::{EXECUTION_FAILED, INTERRUPTED, wrong},
-    output::line,
+    output::{line, note},
     owner::{self, Owner},
     progress::{Progress, seconds},
     sources::{self, Launch},
@@ -129,7 +129,9 @@ impl Session {
             Ended::Finished(execution) => Ok(self.print(&execution)),
             Ended::Interrupted => {
                 let db = self.db.url();
-                eprintln!("interrupted; what was completed is kept. Go on with:\n  durable resume {id} --db {db}");
+                note(format_args!(
+                    "interrupted; what was completed is kept. Go on with:\n  durable resume {id} --db {db}"
+                ));
                 Ok(ExitCode::from(INTERRUPTED))
             }
         }
@@ -145,19 +147,19 @@ impl Session {
         }
         if execution.status == ExecutionStatus::Completed {
             if let (Some(end), false) = (execution.finished_at, self.json) {
-                eprintln!("completed in {}", seconds(end.since(execution.created_at)));
+                note(format_args!("completed in {}", seconds(end.since(execution.created_at))));
             }
             return ExitCode::SUCCESS;
         }
         if let (Some(failure), false) = (&execution.error, self.json) {
             match &failure.traceback {
-                Some(traceback) => eprintln!("{}", traceback.trim_end()),
-                None => eprintln!("{failure}"),
+                Some(traceback) => note(traceback.trim_end()),
+                None => note(format_args!("{failure}")),
             }
             if let Some(hint) = failure.message.split_once("\nhint: ").map(|(_, hint)| hint) {
-                eprintln!("hint: {hint}");
+                note(format_args!("hint: {hint}"));
             }
-            eprintln!("error: execution {} failed: {}", execution.id, failure.kind);
+            note(format_args!("error: execution {} failed: {}", execution.id, failure.kind));
         }
         ExitCode::from(EXECUTION_FAILED)
     }

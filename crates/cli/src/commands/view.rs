@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     args,
     failure::{EXECUTION_FAILED, not_there},
-    output::line,
+    output::{line, note},
     progress::seconds,
 };
 
@@ -56,7 +56,7 @@ pub(crate) async fn list(args: args::List) -> anyhow::Result<ExitCode> {
     if args.json {
         print_json(&serde_json::to_value(&executions)?);
     } else if executions.is_empty() {
-        eprintln!("no executions in {}", db.url());
+        note(format_args!("no executions in {}", db.url()));
     } else {
         line(format_args!("{:36}  {:10}  {:24}  {:20}  {:>8}", "ID", "STATUS", "WORKFLOW", "CREATED", "TOOK"));
         for execution in &executions {
@@ -206,7 +206,7 @@ pub(crate) async fn result(args: args::One) -> anyhow::Result<ExitCode> {
         }
         (ExecutionStatus::Failed, _, Some(failure)) => {
             if !args.json {
-                eprintln!("{}", failure.traceback.as_deref().unwrap_or(&failure.to_string()).trim_end());
+                note(failure.traceback.as_deref().unwrap_or(&failure.to_string()).trim_end());
             }
             Ok(ExitCode::from(EXECUTION_FAILED))
         }

@@ -268,3 +268,16 @@ fn check_says_what_a_workflow_needs() {
     assert_eq!(checked["inputs"], json!([{"name": "a", "required": true}, {"name": "b", "required": false}]));
     assert_eq!(checked["functions"], json!(["tasks.add"]));
 }
+
+#[test]
+fn a_run_goes_on_when_nobody_reads_its_progress() {
+    let shell = shell();
+    let durable = env!("CARGO_BIN_EXE_durable");
+    let script = format!("{durable} run flow.py --input a=1 --id gone 2>&1 >out | true; sleep 0.1; cat out");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    std::process::Command::new("bash").args(["-c", &script]).current_dir(shell.path()).output().unwrap();
+    while std::fs::read_to_string(shell.path().join("out")).unwrap_or_default() != "{\"sum\":3}\n" {
+        assert!(Instant::now() < deadline, "the output never came");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -61,7 +61,7 @@ async fn give_up(engine: &Engine, call: Call) -> Result<(), OrchestrationError> 
         return Ok(());
     }
     let message = format!("{worker} was lost while it ran {} (attempt {})", call.function, call.attempt);
-    tracing::warn!(execution.id = %call.execution_id, call.id = call.id.0, "{message}");
+    tracing::info!(execution.id = %call.execution_id, call.id = call.id.0, "{message}");
     settle_and_drive(
         engine,
         Attempted {

@@ -1,8 +1,8 @@
 //! Calls: inserted by the pause that made them, settled once, delivered once.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, RunQueryDsl, dsl::sql,
-    expression::SqlLiteral, sql_types::Bool,
+    BoolExpressionMethods, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
+    dsl::sql, expression::SqlLiteral, sql_types::Bool,
 };
 
 use super::{
@@ -31,45 +31,6 @@ fn is_open() -> SqlLiteral<Bool> {
 fn is_settled() -> SqlLiteral<Bool> {
     sql("calls.status IN ('completed', 'failed')")
 }
-
-type Columns = (
-    calls::execution_id,
-    calls::call_id,
-    calls::resume_group,
-    calls::kind,
-    calls::function,
-    calls::line,
-    calls::status,
-    calls::attempt,
-    calls::worker,
-    calls::result,
-    calls::error,
-    calls::delivered_in,
-    calls::due_at,
-    calls::created_at,
-    calls::started_at,
-    calls::completed_at,
-);
-
-/// Everything but the arguments.
-const COLUMNS: Columns = (
-    calls::execution_id,
-    calls::call_id,
-    calls::resume_group,
-    calls::kind,
-    calls::function,
-    calls::line,
-    calls::status,
-    calls::attempt,
-    calls::worker,
-    calls::result,
-    calls::error,
-    calls::delivered_in,
-    calls::due_at,
-    calls::created_at,
-    calls::started_at,
-    calls::completed_at,
-);
 
 #[derive(Insertable)]
 #[diesel(table_name = calls)]
@@ -429,10 +390,12 @@ pub fn work(conn: &mut DbConnection, of: &AttemptOf) -> Result<Option<Work>, Sto
 pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Vec<Call>, StoreError> {
     let due = calls::table.filter(calls::due_at.le(now.0)).order(calls::due_at).limit(limit);
     let rows: Vec<CallRow> = match whose {
-        Whose::Served => {
-            due.inner_join(executions::table).filter(executions::runner.is_null()).select(COLUMNS).load(conn)?
-        }
-        Whose::One(id) => due.filter(calls::execution_id.eq(id.as_str())).select(COLUMNS).load(conn)?,
+        Whose::Served => due
+            .inner_join(executions::table)
+            .filter(executions::runner.is_null())
+            .select(CallRow::as_select())
+            .load(conn)?,
+        Whose::One(id) => due.filter(calls::execution_id.eq(id.as_str())).select(CallRow::as_select()).load(conn)?,
     };
     rows.into_iter().map(Call::try_from).collect()
 }
@@ -493,7 +456,7 @@ pub fn list(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Call
     let rows: Vec<CallRow> = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .order(calls::call_id)
-        .select(COLUMNS)
+        .select(CallRow::as_select())
         .load(conn)?;
     rows.into_iter().map(Call::try_from).collect()
 }
@@ -508,7 +471,7 @@ pub fn list_with_status(
         .filter(calls::execution_id.eq(execution.as_str()))
         .filter(calls::status.eq(status.as_str()))
         .order(calls::call_id)
-        .select(COLUMNS)
+        .select(CallRow::as_select())
         .load(conn)?;
     rows.into_iter().map(Call::try_from).collect()
 }
@@ -532,15 +495,7 @@ pub fn attempts(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<
     let rows: Vec<AttemptRow> = attempts::table
         .filter(attempts::execution_id.eq(execution.as_str()))
         .order((attempts::call_id, attempts::number))
-        .select((
-            attempts::call_id,
-            attempts::number,
-            attempts::worker,
-            attempts::error,
-            attempts::lost,
-            attempts::started_at,
-            attempts::finished_at,
-        ))
+        .select(AttemptRow::as_select())
         .load(conn)?;
     rows.into_iter().map(Attempt::try_from).collect()
 }

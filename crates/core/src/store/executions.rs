@@ -2,7 +2,7 @@
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, IntoSql, NullableExpressionMethods, OptionalExtension, QueryDsl,
-    RunQueryDsl,
+    RunQueryDsl, SelectableHelper,
     dsl::{case_when, sql},
     sql_types::{BigInt, Bool, Nullable},
 };
@@ -18,45 +18,6 @@ use crate::{
     model::{Execution, ExecutionStatus, Failure, Json, Outcome},
     time::Timestamp,
 };
-
-type Columns = (
-    executions::id,
-    executions::workflow,
-    executions::source_hash,
-    executions::queue,
-    executions::status,
-    executions::suspension,
-    executions::epoch,
-    executions::claimed_by,
-    executions::runner,
-    executions::due_at,
-    executions::output,
-    executions::error,
-    executions::created_at,
-    executions::started_at,
-    executions::updated_at,
-    executions::finished_at,
-);
-
-/// Everything but the snapshot.
-const COLUMNS: Columns = (
-    executions::id,
-    executions::workflow,
-    executions::source_hash,
-    executions::queue,
-    executions::status,
-    executions::suspension,
-    executions::epoch,
-    executions::claimed_by,
-    executions::runner,
-    executions::due_at,
-    executions::output,
-    executions::error,
-    executions::created_at,
-    executions::started_at,
-    executions::updated_at,
-    executions::finished_at,
-);
 
 /// Whose due rows a clock acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +91,8 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
 
 /// One execution, if there is one of that id.
 pub fn get(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Execution>, StoreError> {
-    let row = executions::table.find(id.as_str()).select(COLUMNS).first::<ExecutionRow>(conn).optional()?;
+    let row =
+        executions::table.find(id.as_str()).select(ExecutionRow::as_select()).first::<ExecutionRow>(conn).optional()?;
     row.map(Execution::try_from).transpose()
 }
 
@@ -140,8 +102,10 @@ pub fn list(
     status: Option<ExecutionStatus>,
     limit: i64,
 ) -> Result<Vec<Execution>, StoreError> {
-    let newest =
-        executions::table.order((executions::created_at.desc(), executions::id.desc())).limit(limit).select(COLUMNS);
+    let newest = executions::table
+        .order((executions::created_at.desc(), executions::id.desc()))
+        .limit(limit)
+        .select(ExecutionRow::as_select());
     let rows: Vec<ExecutionRow> = match status {
         Some(status) => newest.filter(executions::status.eq(status.as_str())).load(conn)?,
         None => newest.load(conn)?,
@@ -324,8 +288,11 @@ fn held(fence: &Fence) -> _ {
 
 /// Executions that the clock has to look at, those due longest first.
 pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Vec<Execution>, StoreError> {
-    let due =
-        executions::table.filter(executions::due_at.le(now.0)).order(executions::due_at).limit(limit).select(COLUMNS);
+    let due = executions::table
+        .filter(executions::due_at.le(now.0))
+        .order(executions::due_at)
+        .limit(limit)
+        .select(ExecutionRow::as_select());
     let rows: Vec<ExecutionRow> = match whose {
         Whose::Served => due.filter(executions::runner.is_null()).load(conn)?,
         Whose::One(id) => due.filter(executions::id.eq(id.as_str())).load(conn)?,

@@ -1,6 +1,6 @@
 //! What workflows and functions wrote.
 
-use diesel::{ExpressionMethods, Insertable, QueryDsl, RunQueryDsl};
+use diesel::{ExpressionMethods, Insertable, QueryDsl, RunQueryDsl, SelectableHelper};
 
 use super::{DbConnection, StoreError, rows::LogRow, schema::logs};
 use crate::{id::ExecutionId, model::LogLine};
@@ -39,7 +39,7 @@ pub fn list(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<LogL
     let rows: Vec<LogRow> = logs::table
         .filter(logs::execution_id.eq(execution.as_str()))
         .order(logs::id)
-        .select((logs::call_id, logs::attempt, logs::stream, logs::text, logs::at))
+        .select(LogRow::as_select())
         .load(conn)?;
     rows.into_iter().map(LogLine::try_from).collect()
 }

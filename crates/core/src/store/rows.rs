@@ -1,8 +1,11 @@
 //! Flat rows and their translation, which names whatever contradicts itself.
 
-use diesel::prelude::Queryable;
+use diesel::prelude::{Queryable, Selectable};
 
-use super::StoreError;
+use super::{
+    StoreError,
+    schema::{attempts, calls, executions, logs},
+};
 use crate::{
     id::{CallId, Epoch, ExecutionId, WorkerId},
     model::{Attempt, Call, Execution, Failure, Json, LogLine},
@@ -25,7 +28,8 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(column: &str) -> Result<T
     column.parse().map_err(|error: T::Err| StoreError::Inconsistent(error.to_string()))
 }
 
-#[derive(Queryable)]
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = executions)]
 pub(super) struct ExecutionRow {
     id: String,
     workflow: String,
@@ -70,7 +74,8 @@ impl TryFrom<ExecutionRow> for Execution {
     }
 }
 
-#[derive(Queryable)]
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = calls)]
 pub(super) struct CallRow {
     execution_id: String,
     call_id: i64,
@@ -115,7 +120,8 @@ impl TryFrom<CallRow> for Call {
     }
 }
 
-#[derive(Queryable)]
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = attempts)]
 pub(super) struct AttemptRow {
     call_id: i64,
     number: i64,
@@ -142,7 +148,8 @@ impl TryFrom<AttemptRow> for Attempt {
     }
 }
 
-#[derive(Queryable)]
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = logs)]
 pub(super) struct LogRow {
     call_id: Option<i64>,
     attempt: Option<i64>,

@@ -24,7 +24,7 @@ fn value() -> impl Strategy<Value = Value> {
         (1i32..=9999, 1u32..=12, 1u32..=28)
             .prop_map(|(y, m, d)| json!({"$py": "date", "value": format!("{y:04}-{m:02}-{d:02}")})),
         (0u32..24, 0u32..60, 0u32..60, 1u32..1_000_000, -86_340i32..86_340).prop_map(|(h, m, s, us, offset)| {
-            let (sign, offset) = (if offset < 0 { '-' } else { '+' }, offset.abs() / 60);
+            let (sign, offset) = (if offset / 60 < 0 { '-' } else { '+' }, offset.abs() / 60);
             let iso = format!("2024-02-29T{h:02}:{m:02}:{s:02}.{us:06}{sign}{:02}:{:02}", offset / 60, offset % 60);
             json!({"$py": "datetime", "value": iso})
         }),
