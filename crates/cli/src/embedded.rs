@@ -47,17 +47,16 @@ pub(crate) enum Ended {
     Interrupted,
 }
 
-/// Ctrl-C, or the system's wish that the process end.
+/// Ctrl-C, a closed terminal, or the system's wish that the process end.
 async fn asked_to_stop() {
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(terminate) => terminate,
-        Err(error) => {
-            tracing::warn!(%error, "SIGTERM cannot be caught");
-            return std::future::pending().await;
-        }
+    let kinds = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::terminate()];
+    let (Ok(mut interrupt), Ok(mut hangup), Ok(mut terminate)) = <(_, _, _)>::from(kinds.map(signal)) else {
+        tracing::warn!("signals cannot be caught: nothing stops this process cleanly");
+        return std::future::pending().await;
     };
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
+        _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
         _ = terminate.recv() => {}
     }
 }

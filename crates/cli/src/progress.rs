@@ -11,7 +11,7 @@ use std::{
 use durable_core::{
     id::CallId,
     interpreter::NewCall,
-    model::{CallKind, LogLine, Outcome},
+    model::{Call, CallKind, LogLine, Outcome},
     orchestrator::{Event, Observer},
 };
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -81,6 +81,26 @@ impl Progress {
         self.refresh();
     }
 
+    /// Calls that were made before this process took the execution over.
+    pub(crate) fn found(&self, calls: &[Call]) {
+        for call in calls {
+            let timer = call.kind == CallKind::Timer;
+            if call.status.is_settled() {
+                let mut state = self.state();
+                (state.made, state.done) = (state.made + 1, state.done + 1);
+            } else {
+                self.add(call.id, label(&call.function, call.line, call.id), timer);
+            }
+        }
+        self.fill();
+    }
+
+    fn add(&self, id: CallId, label: String, timer: bool) {
+        let mut state = self.state();
+        state.made += 1;
+        state.calls.insert(id, Shown { label, timer, since: Instant::now(), began: timer, bar: None });
+    }
+
     /// Says something in between.
     pub(crate) fn say(&self, text: &str) {
         match &self.screen {
@@ -123,16 +143,11 @@ impl Progress {
 
     fn made(&self, new: &[NewCall]) {
         for call in new {
-            let place = call.line.map_or_else(String::new, |line| format!(" (line {line})"));
-            let label = format!("{}{place} #{}", call.function, call.id);
+            let label = label(&call.function, call.line, call.id);
             if matches!(self.screen, Screen::Plain) && call.kind == CallKind::Timer {
                 note(format_args!("  waiting   {label}"));
             }
-            let timer = call.kind == CallKind::Timer;
-            let shown = Shown { label, timer, since: Instant::now(), began: timer, bar: None };
-            let mut state = self.state();
-            state.made += 1;
-            state.calls.insert(call.id, shown);
+            self.add(call.id, label, call.kind == CallKind::Timer);
         }
         self.fill();
     }
@@ -207,6 +222,11 @@ impl Progress {
             self.say(&format!("  │ {who}: {}", line.1));
         }
     }
+}
+
+fn label(function: &str, line: Option<u32>, id: CallId) -> String {
+    let place = line.map_or_else(String::new, |line| format!(" (line {line})"));
+    format!("{function}{place} #{id}")
 }
 
 fn style(template: &str) -> ProgressStyle {

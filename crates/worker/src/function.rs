@@ -98,15 +98,15 @@ impl CallLog {
         if *room == 0 || text.is_empty() {
             return;
         }
-        if text.len() > *room {
-            *room = 0;
-            entries.push((Stream::Stderr, "[the rest of this attempt's output was dropped]\n".into()));
-            return;
-        }
-        *room -= text.len();
+        let fits = text.floor_char_boundary(*room);
+        let (text, dropped) = (&text[..fits], fits < text.len());
+        *room = if dropped { 0 } else { *room - fits };
         match entries.last_mut() {
             Some((last, existing)) if *last == stream => existing.push_str(text),
             _ => entries.push((stream, text.to_owned())),
+        }
+        if dropped {
+            entries.push((Stream::Stderr, "\n[the rest of this attempt's output was dropped]\n".into()));
         }
     }
 

@@ -105,6 +105,9 @@ impl Session {
                 }
             }
         }
+        let key = id.clone();
+        let calls = self.db.read(move |conn| calls::list(conn, &key)).await?;
+        embedded.progress().found(&calls);
         if !take_over(&embedded.engine, id, execution.runner.as_ref()).await? {
             return Err(wrong(format!("execution {id} has just been taken over by another process")));
         }

@@ -92,7 +92,10 @@ fn functions_are_named_by_file_or_module() {
 fn the_same_id_is_the_same_execution() {
     let shell = shell();
     let first = shell.durable(&["run", "flow.py", "--input", "a=1", "--id", "once"]);
-    let second = shell.durable(&["run", "flow.py", "--input", "a=99", "--id", "once"]);
+    let second = shell.durable(&["run", "flow.py", "--input", "a=1", "--id", "once"]);
+    let other = shell.durable(&["run", "flow.py", "--input", "a=99", "--id", "once"]);
+    assert_eq!(other.code, Some(2));
+    assert!(other.err.contains("execution once exists already, with other inputs"), "{}", other.err);
     assert_eq!((first.out.as_str(), second.out.as_str()), ("{\"sum\":3}\n", "{\"sum\":3}\n"));
     assert_eq!(shell.json(&["list", "--json"]).as_array().unwrap().len(), 1);
 }
@@ -193,7 +196,9 @@ fn a_killed_run_is_resumed_by_its_id_and_runs_nothing_twice_that_was_completed()
     assert_eq!(not_yet.code, Some(4));
     assert!(not_yet.err.contains("has not ended") && not_yet.err.contains("durable resume k1"), "{}", not_yet.err);
     let begun = Instant::now();
-    assert_eq!(shell.output_of(&["resume", "k1"]), json!(3));
+    let resumed = shell.durable(&["resume", "k1"]);
+    assert_eq!(resumed.out, "3\n");
+    assert!(resumed.err.contains("completed tasks.slow (line 6) #2"), "what was found is named: {}", resumed.err);
     assert!(begun.elapsed() < Duration::from_secs(5), "no lease has to run out: {:?}", begun.elapsed());
     let ran = lines(&shell, "ran");
     assert_eq!(ran.iter().filter(|key| *key == &ran[0]).count(), 1, "the first call was completed: {ran:?}");

@@ -453,15 +453,15 @@ impl Log {
         if self.room == 0 {
             return;
         }
-        if text.len() > self.room {
-            self.room = 0;
-            self.entries.push((Stream::Stderr, "[the rest of this turn's output was dropped]\n".into()));
-            return;
-        }
-        self.room -= text.len();
+        let fits = text.floor_char_boundary(self.room);
+        let (text, dropped) = (&text[..fits], fits < text.len());
+        self.room = if dropped { 0 } else { self.room - fits };
         match self.entries.last_mut() {
             Some((last, existing)) if *last == stream => existing.push_str(text),
             _ => self.entries.push((stream, text.to_owned())),
+        }
+        if dropped {
+            self.entries.push((Stream::Stderr, "\n[the rest of this turn's output was dropped]\n".into()));
         }
     }
 }

@@ -48,6 +48,11 @@ impl Claimed {
         self.won.execution.epoch
     }
 
+    /// Whether the claim is still to be made, by the transaction that needs it.
+    pub(super) fn is_foreseen(&self) -> bool {
+        self.foreseen.is_some()
+    }
+
     /// What the claim's winner may work with.
     pub(super) fn won(&self) -> &Arc<Won> {
         &self.won
@@ -68,8 +73,8 @@ pub(super) struct Held {
 
 impl Held {
     /// Makes a foreseen claim real: the settle, then the claim at exactly the foreseen epoch. False
-    /// when either finds things otherwise; a settle that was recorded stays recorded, as it would
-    /// have been without foresight.
+    /// when either finds things otherwise. A settle that was recorded stays recorded, and whoever
+    /// asked then has to look whether that outcome lets the execution go on.
     pub(super) fn secure(&self, conn: &mut DbConnection) -> Result<bool, StoreError> {
         let Some(Foreseen { attempted, claim }) = &self.foreseen else { return Ok(true) };
         if calls::settle(conn, &attempted.of, &attempted.outcome, claim.now)?.is_none() {

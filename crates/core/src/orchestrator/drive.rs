@@ -9,49 +9,76 @@ use super::{
     pause::{Paused, log_lines, look_again, pause},
 };
 use crate::{
-    interpreter::{AdvanceError, End, SnapshotError},
-    model::Failure,
+    interpreter::{AdvanceError, End, NewCall, SnapshotError},
+    model::{Failure, Json, LogLine},
 };
 
 /// Advances a claimed execution until it waits for something that is not in yet, or has ended.
 pub async fn drive(engine: &Engine, mut claimed: Claimed) -> Result<(), OrchestrationError> {
     loop {
-        let id = claimed.id().clone();
-        let step = match advance(engine, &claimed).await {
-            Ok(step) => step,
-            Err(OrchestrationError::Advance { source, .. }) if is_final(&source) => {
-                let failure = Failure::new("durable.StateError", source.to_string());
-                finish(engine, claimed, Err(failure), Vec::new(), Vec::new()).await?;
-                return Ok(());
-            }
-            Err(OrchestrationError::Compile { source, .. }) => {
-                let failure = Failure::new(source.kind.clone(), source.to_string());
-                finish(engine, claimed, Err(failure), Vec::new(), Vec::new()).await?;
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+        let (id, foreseen) = (claimed.id().clone(), claimed.is_foreseen());
+        let look = match turn(engine, claimed).await? {
+            Turned::Waits { look } => look,
+            Turned::Ended => return Ok(()),
+            // A lost claim is its winner's business. A foreseen one may have failed because the
+            // execution was claimed and paused again meanwhile: then nobody else looks.
+            Turned::Lost => foreseen,
         };
-        let log = log_lines(step.log, engine.now());
-        let waiting = match step.end {
-            End::Pause(waiting) => waiting,
-            End::Finish { output, abandoned } => {
-                finish(engine, claimed, Ok(output), abandoned, log).await?;
-                return Ok(());
-            }
-            End::Fail { failure, abandoned } => {
-                finish(engine, claimed, Err(failure), abandoned, log).await?;
-                return Ok(());
-            }
-        };
-        let Some(Paused { work, look_again: look }) = pause(engine, claimed, waiting, log).await? else {
-            return Ok(());
-        };
-        dispatch(engine, &id, work).await?;
         match if look { look_again(engine, &id).await? } else { None } {
             Some(again) => claimed = again,
             None => return Ok(()),
         }
     }
+}
+
+/// How a turn left its execution.
+enum Turned {
+    /// Outcomes of earlier calls may have come in while the claim was held.
+    Waits {
+        look: bool,
+    },
+    Ended,
+    /// Nothing was written.
+    Lost,
+}
+
+async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, OrchestrationError> {
+    let id = claimed.id().clone();
+    let step = match advance(engine, &claimed).await {
+        Ok(step) => step,
+        Err(OrchestrationError::Advance { source, .. }) if is_final(&source) => {
+            let failure = Failure::new("durable.StateError", source.to_string());
+            return end(engine, claimed, Err(failure), Vec::new(), Vec::new()).await;
+        }
+        Err(OrchestrationError::Compile { source, .. }) => {
+            let failure = Failure::new(source.kind.clone(), source.to_string());
+            return end(engine, claimed, Err(failure), Vec::new(), Vec::new()).await;
+        }
+        Err(error) => return Err(error),
+    };
+    let log = log_lines(step.log, engine.now());
+    match step.end {
+        End::Finish { output, abandoned } => end(engine, claimed, Ok(output), abandoned, log).await,
+        End::Fail { failure, abandoned } => end(engine, claimed, Err(failure), abandoned, log).await,
+        End::Pause(waiting) => match pause(engine, claimed, waiting, log).await? {
+            Some(Paused { work, look_again }) => {
+                dispatch(engine, &id, work).await?;
+                Ok(Turned::Waits { look: look_again })
+            }
+            None => Ok(Turned::Lost),
+        },
+    }
+}
+
+async fn end(
+    engine: &Engine,
+    claimed: Claimed,
+    result: Result<Json, Failure>,
+    abandoned: Vec<NewCall>,
+    log: Vec<LogLine>,
+) -> Result<Turned, OrchestrationError> {
+    let ended = finish(engine, claimed, result, abandoned, log).await?;
+    Ok(if ended { Turned::Ended } else { Turned::Lost })
 }
 
 /// Whether trying again, here or in another process, could not help. A format that this program

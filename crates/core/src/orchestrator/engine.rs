@@ -58,6 +58,9 @@ pub enum OrchestrationError {
     /// The id is taken by an execution of another workflow.
     #[error("execution {0} exists already, of another workflow: choose another --id")]
     IdTaken(ExecutionId),
+    /// The id is taken by an execution of this workflow with other inputs.
+    #[error("execution {0} exists already, with other inputs: choose another --id, or go on with durable resume {0}")]
+    OtherInputs(ExecutionId),
 }
 
 /// How long rights last before somebody else may take over, and what a turn may use.

@@ -4,7 +4,8 @@
 //! else can happen to that execution: its next state follows from what this process knows already.
 //! [`advance`](super::advance) is a pure function, so it may run before the claim is made; settle,
 //! claim and the next pause are then one transaction, and a step costs one commit instead of two.
-//! If something did happen, the transaction finds it, and the work ahead is thrown away.
+//! If something did happen, the transaction finds it, the work ahead is thrown away, and `drive` looks
+//! whether the outcome lets the execution go on.
 
 use std::sync::Arc;
 

@@ -73,6 +73,12 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         engine.observe(Event::Started(&id));
     } else if execution.source_hash != new.source_hash {
         return Err(OrchestrationError::IdTaken(id));
+    } else {
+        let key = id.clone();
+        let inputs = engine.db.read(move |conn| executions::inputs(conn, &key)).await?;
+        if inputs.as_ref() != Some(&new.inputs) {
+            return Err(OrchestrationError::OtherInputs(id));
+        }
     }
     Ok(Started { execution, created })
 }

@@ -118,6 +118,11 @@ pub fn source(conn: &mut DbConnection, hash: &str) -> Result<Option<String>, Sto
     Ok(sources::table.find(hash).select(sources::code).first(conn).optional()?)
 }
 
+/// The inputs that the execution began with.
+pub fn inputs(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Json>, StoreError> {
+    Ok(origins::table.find(id.as_str()).select(origins::inputs).first(conn).optional()?.map(Json))
+}
+
 /// What whoever started the execution left to be found again.
 pub fn launch(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Json>, StoreError> {
     let launch = origins::table.find(id.as_str()).select(origins::launch).first::<Option<String>>(conn).optional()?;

@@ -288,7 +288,7 @@ def main():
     assert_eq!(step.log[0], (Stream::Stdout, "to stdout\n".into()));
     assert_eq!(step.log[1], (Stream::Stderr, "to stderr\n".into()));
     assert!(step.log[2].1.len() <= 1 << 20);
-    assert_eq!(step.log[3].1, "[the rest of this turn's output was dropped]\n");
+    assert_eq!(step.log[3].1, "\n[the rest of this turn's output was dropped]\n");
 }
 
 #[test]

@@ -201,6 +201,31 @@ async fn one_process_does_not_act_on_executions_that_another_runs_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_whose_foreseen_claim_fails_still_wakes_its_execution() {
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let id = rig.start(ONE).await;
+        let (_, work) = rig.jobs().await.remove(0);
+        let attempted = durable_core::orchestrator::settle::Attempted {
+            of: work.attempt.clone(),
+            outcome: Outcome::Completed(Json("7".into())),
+            retry: Retry::No,
+            started_at: None,
+            worker: None,
+            log: Vec::new(),
+        };
+        let foreseen = durable_core::orchestrator::foresee::foresee(&rig.engine, &attempted).expect("a foreseen claim");
+        // Before it is made real, another process claims the execution and pauses it again, in vain.
+        let other = rig.another("other");
+        let claimed = durable_core::orchestrator::claim::claim(&other.engine, &id).await.unwrap().unwrap();
+        durable_core::orchestrator::drive::drive(&other.engine, claimed).await.unwrap();
+        assert_eq!(rig.execution(&id).await.status, ExecutionStatus::Waiting, "{kind}");
+        durable_core::orchestrator::drive::drive(&rig.engine, foreseen).await.unwrap();
+        assert_eq!(rig.execution(&id).await.output, Some(Json("7".into())), "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_foreseen_step_that_turns_out_otherwise_is_thrown_away() {
     for (kind, url, _folder) in databases() {
         let rig = Rig::new(&url, "w");

@@ -76,8 +76,10 @@ def encode(value, depth=0):
     if depth > MAX_DEPTH:
         raise Refused("the value is nested too deeply, or contains itself")
     kind = type(value)
-    if value is None or kind in (bool, str, int):
+    if value is None or kind in (bool, int):
         return value
+    if kind is str:
+        return checked(value)
     if kind is float:
         return value if math.isfinite(value) else {"$py": "float", "value": str(value)}
     if kind is list:
@@ -92,9 +94,19 @@ def encode(value, depth=0):
     return encoder(value, depth)
 
 
+def checked(text):
+    """A lone surrogate, as in a file name that is not UTF-8, has no place in JSON."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        where = f"character {error.start} of the text is a lone surrogate (\\u{ord(text[error.start]):04x})"
+        raise Refused(f"{where}: send bytes, for example os.fsencode(name)") from None
+    return text
+
+
 def encode_dict(value, depth):
     if all(type(key) is str and key != "$py" for key in value):
-        return {key: encode(item, depth + 1) for key, item in value.items()}
+        return {checked(key): encode(item, depth + 1) for key, item in value.items()}
     items = [[encode(key, depth + 3), encode(item, depth + 3)] for key, item in value.items()]
     return {"$py": "dict", "items": items}
 
@@ -145,7 +157,7 @@ ENCODERS = [
     (bool, lambda value, depth: bool(value)),
     (int, lambda value, depth: int(value)),
     (float, lambda value, depth: encode(float(value), depth)),
-    (str, lambda value, depth: str.__str__(value)),
+    (str, lambda value, depth: checked(str.__str__(value))),
     (complex, lambda value, depth: {"$py": "complex", "real": encode(value.real), "imag": encode(value.imag)}),
     (decimal.Decimal, lambda value, depth: {"$py": "decimal", "value": str(value)}),
     (pathlib.PurePath, lambda value, depth: {"$py": "path", "value": str(value)}),
@@ -267,11 +279,22 @@ def builtin_name(kind):
     return kind.__name__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def plain(text):
+    """A text that JSON can carry."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def message_of(error):
+    try:
+        return str(error.args[0]) if isinstance(error, KeyError) and len(error.args) == 1 else str(error)
+    except Exception as broken:
+        return f"<its text cannot be had: {type(broken).__name__}>"
+
+
 def describe(error):
-    message = str(error.args[0]) if isinstance(error, KeyError) and len(error.args) == 1 else str(error)
     return {
         "type": builtin_name(type(error)),
-        "message": message,
+        "message": plain(message_of(error)),
         "bases": [base.__name__ for base in type(error).__mro__[1:] if base.__module__ == "builtins"],
         "traceback": user_traceback(error),
     }
@@ -293,7 +316,10 @@ def user_traceback(error):
         trim(error.__context__)
 
     trim(error)
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    try:
+        return plain("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    except Exception:
+        return plain("".join(traceback.format_tb(error.__traceback__)) + builtin_name(type(error)))
 
 
 # --- the module `durable`, as functions see it -----------------------------------------------------
@@ -340,6 +366,24 @@ def _install_durable():
 # --- output --------------------------------------------------------------------------------------
 
 
+class CallBytes(io.RawIOBase):
+    """sys.stdout.buffer: bytes that are shown as text."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self._stream.fileno()
+
+    def write(self, data):
+        data = bytes(data)
+        self._stream.write(data.decode("utf-8", "replace"))
+        return len(data)
+
+
 class CallStream(io.TextIOBase):
     """sys.stdout and sys.stderr: what is written belongs to the call that writes it."""
 
@@ -349,6 +393,7 @@ class CallStream(io.TextIOBase):
     def __init__(self, name, fallback):
         self.name = name
         self._fallback = fallback
+        self.buffer = CallBytes(self)
 
     def writable(self):
         return True
@@ -421,14 +466,34 @@ def finish(call, outcome):
 
 
 def fail(call, error):
-    retryable = not isinstance(error, NonRetryable)
-    send({"op": "error", "id": call["id"], "retryable": retryable, "error": describe(error)})
+    retryable = not isinstance(error, (NonRetryable, Misfit))
+    described = {"type": "TypeError", "message": str(error)} if isinstance(error, Misfit) else describe(error)
+    send({"op": "error", "id": call["id"], "retryable": retryable, "error": described})
+
+
+def arguments(call, fn):
+    """The decoded arguments. What does not fit the function's parameters fits no better next time."""
+    args, kwargs = decode(call["args"]), decode(call["kwargs"])
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some functions of C have none
+        return args, kwargs
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise Misfit(f"{call['function']}() {error}") from None
+    return args, kwargs
+
+
+class Misfit(TypeError):
+    pass
 
 
 def run_sync(call, fn):
     _call.set(call)
     try:
-        outcome = fn(*decode(call["args"]), **decode(call["kwargs"]))
+        args, kwargs = arguments(call, fn)
+        outcome = fn(*args, **kwargs)
         if inspect.isawaitable(outcome):
             outcome = asyncio.run(as_coroutine(outcome))
     except BaseException as error:  # SystemExit too: it must end the call, not the process
@@ -446,7 +511,8 @@ async def as_coroutine(awaitable):
 async def run_async(call, fn):
     _call.set(call)
     try:
-        outcome = await fn(*decode(call["args"]), **decode(call["kwargs"]))
+        args, kwargs = arguments(call, fn)
+        outcome = await fn(*args, **kwargs)
     except asyncio.CancelledError:
         send({"op": "cancelled", "id": call["id"]})
     except BaseException as error:

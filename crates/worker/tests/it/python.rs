@@ -51,6 +51,7 @@ def chatty(text):
     print(text)
     print("to stderr", file=sys.stderr)
     sys.stdout.write("no newline")
+    sys.stdout.buffer.write(b", bytes")
     subprocess.run(["sh", "-c", "echo from a child process"])
     return len(text)
 
@@ -145,6 +146,20 @@ def kinds(value):
 
 def unsendable():
     return open(os.devnull)
+
+
+def surrogate():
+    return "file-\udc80"
+
+
+class Mute(Exception):
+    def __str__(self):
+        return str(1 / 0)
+
+
+@durable.function(retries=0)
+def mute():
+    raise Mute()
 
 
 def big(megabytes):
@@ -274,7 +289,7 @@ async fn output_is_captured_and_never_mixes_with_results() {
     let text = |wanted: Stream| -> String {
         logs.iter().filter(|(stream, _)| *stream == wanted).map(|(_, text)| text.as_str()).collect()
     };
-    assert_eq!(text(Stream::Stdout), "hello\nno newline");
+    assert_eq!(text(Stream::Stdout), "hello\nno newline, bytes");
     assert_eq!(text(Stream::Stderr), "to stderr\nfrom a child process\n");
     python.eval("await asyncio.gather(tasks.chatty_async('a'), tasks.chatty_async('b'))").await.unwrap();
     let mut texts: Vec<String> = python.logs_of_last().await.into_iter().map(|(_, text)| text).collect();
@@ -355,6 +370,12 @@ async fn what_cannot_be_sent_is_refused_with_a_sentence() {
     let python = python().await;
     let failed = python.eval("await tasks.unsendable()").await.unwrap_err();
     assert!(failed.starts_with("TypeError: the result of tasks.unsendable: "), "{failed}");
+    let surrogate = python.eval("await tasks.surrogate()").await.unwrap_err();
+    assert!(surrogate.contains("is a lone surrogate (\\udc80): send bytes"), "{surrogate}");
+    let misfit = python.eval("await tasks.add(1, scal=2)").await.unwrap_err();
+    assert!(misfit.starts_with("TypeError: tasks.add() got an unexpected keyword argument 'scal'"), "{misfit}");
+    let mute = python.eval("await tasks.mute()").await.unwrap_err();
+    assert!(mute.contains("tasks.Mute: <its text cannot be had: ZeroDivisionError>"), "{mute}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
