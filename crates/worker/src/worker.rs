@@ -12,6 +12,7 @@ use durable_core::{
         dispatch::{load_work, read_job},
         drive::drive,
         foresee::foresee,
+        pause::look_again,
         settle::{Attempted, Settled, settle},
     },
     store::calls::{self, AttemptOf},
@@ -150,15 +151,32 @@ impl Worker {
         if let Some(claimed) = foresee(engine, &attempted) {
             match drive(engine, claimed).await {
                 Ok(()) => return self.acknowledge(lease).await,
-                // Whatever went wrong ahead of the claim, the outcome is still to be recorded.
                 Err(error) => tracing::warn!(%error, "a step that ran ahead of its claim failed"),
             }
+            return self.after_foresight(lease, attempted).await;
         }
         let settled = self.record(attempted).await?;
         self.acknowledge(lease).await?;
         match settled {
             Settled::Recorded(Some(claimed)) => drive(engine, claimed).await,
             Settled::Recorded(None) | Settled::Retrying | Settled::Ignored => Ok(()),
+        }
+    }
+
+    /// How far a step that ran ahead came before it failed is not known: the outcome is recorded if it
+    /// was not, and if it was, somebody has to look whether it lets the execution go on.
+    async fn after_foresight(&self, lease: &Lease, attempted: Attempted) -> Result<(), OrchestrationError> {
+        let execution = attempted.of.execution.clone();
+        let settled = self.record(attempted).await?;
+        self.acknowledge(lease).await?;
+        let claimed = match settled {
+            Settled::Recorded(claimed) => claimed,
+            Settled::Ignored => look_again(&self.engine, &execution).await?,
+            Settled::Retrying => None,
+        };
+        match claimed {
+            Some(claimed) => drive(&self.engine, claimed).await,
+            None => Ok(()),
         }
     }
 
