@@ -162,7 +162,7 @@ pub(crate) struct Check {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Bench {
     /// Which loads: fanout (500 executions of a gather of 10), chain (1,000 calls one after the
-    /// other), latency (100 executions of one call), wide (a gather of 10,000).
+    /// other, five times), latency (100 executions of one call), wide (a gather of 10,000).
     #[arg(value_parser = ["fanout", "chain", "latency", "wide"])]
     pub(crate) work: Vec<String>,
     /// The database to measure [default: a new SQLite file, deleted afterwards].
