@@ -6,5 +6,6 @@ mod line;
 mod orchestration;
 mod properties;
 mod scans;
+mod states;
 mod store;
 mod wake;
