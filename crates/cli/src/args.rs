@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use durable_core::{id::ExecutionId, store::DatabaseUrl};
+use durable_process::Logging;
 
 /// Durable functions for Python: workflows that survive whatever happens to the process.
 #[derive(Debug, Parser)]
@@ -15,9 +16,8 @@ Exit codes: 0 done · 1 the execution failed · 2 wrong arguments, file or input
 3 database or system failure · 4 no such execution, or not ended · 130 interrupted"
 )]
 pub(crate) struct Args {
-    /// What to log to stderr, such as info or durable_core=debug.
-    #[arg(long, env = "DURABLE_LOG", default_value = "warn", global = true, hide_env_values = true)]
-    pub(crate) log: String,
+    #[command(flatten)]
+    pub(crate) logging: Logging,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -28,6 +28,10 @@ pub(crate) enum Command {
     Run(Run),
     /// Go on with an execution that was interrupted.
     Resume(Resume),
+    /// Start a workflow on a server: durable-start does the same.
+    Start(Start),
+    /// Bring a database's schema up to date.
+    Migrate(Migrate),
     /// List executions, the newest first.
     List(List),
     /// Show an execution with its calls.
@@ -49,6 +53,7 @@ pub(crate) struct Store {
     /// The database: sqlite://PATH, a path ending in .db, or postgres://USER@HOST/NAME.
     #[arg(
         long = "db",
+        alias = "database-url",
         value_name = "URL",
         env = "DURABLE_DATABASE_URL",
         default_value = "sqlite://durable.db",
@@ -122,6 +127,67 @@ pub(crate) struct Resume {
     /// Print one JSON object: id, status, output, error.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Server {
+    /// The server's address.
+    #[arg(long = "server", value_name = "URL", env = "DURABLE_API_URL", default_value = "http://127.0.0.1:8080")]
+    pub(crate) url: String,
+    /// The server's token, if it wants one.
+    #[arg(long, value_name = "TOKEN", env = "DURABLE_API_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Start {
+    /// The workflow: a Python file.
+    pub(crate) file: PathBuf,
+    /// Follow the execution to its end and print its output; otherwise its id is printed.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// An input as name=JSON; may be given several times. A text needs quotes: name='"text"'.
+    #[arg(long = "input", value_name = "NAME=JSON")]
+    pub(crate) inputs: Vec<String>,
+    /// A file that holds a JSON object of inputs; single --input options win over it.
+    #[arg(long = "inputs", value_name = "FILE")]
+    pub(crate) inputs_file: Option<PathBuf>,
+    /// The execution's id; when it exists, it is not started again.
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<ExecutionId>,
+    /// A text of your own that names the execution: the same text never starts a second one.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// The queue of its function calls.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) queue: String,
+    #[command(flatten)]
+    pub(crate) server: Server,
+    /// Print one JSON object: the execution, or with --wait its id, status, output, error.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Start a workflow on a server; print the execution's id, or with --wait follow it and print its output.
+#[derive(Debug, Parser)]
+#[command(
+    name = "durable-start",
+    version,
+    after_help = "\
+Exit codes: 0 started, or completed · 1 the execution failed · 2 wrong arguments, file or inputs · \
+3 server or system failure · 130 interrupted"
+)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    pub(crate) start: Start,
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Migrate {
+    #[command(flatten)]
+    pub(crate) store: Store,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -9,15 +9,15 @@ use durable_core::{
     orchestrator::{Engine, OrchestrationError, claim::claim, drive::drive, start::find},
     store::{Db, executions::Whose},
 };
+use durable_process::{asked_to_stop, this_process};
 use durable_queue::MemoryQueue;
 use durable_worker::{
     Registry, Worker, WorkerSettings,
     python::{PythonHost, PythonSettings},
 };
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{args::Functions, owner, progress::Progress, sources::Launch};
+use crate::{args::Functions, progress::Progress, sources::Launch};
 
 /// Nothing outside this process can hold a lease of its queue, so only a bug lets one expire.
 const LEASE: Duration = Duration::from_secs(60);
@@ -45,20 +45,6 @@ pub(crate) enum Ended {
     Finished(Box<Execution>),
     /// Somebody pressed Ctrl-C.
     Interrupted,
-}
-
-/// Ctrl-C, a closed terminal, or the system's wish that the process end.
-async fn asked_to_stop() {
-    let kinds = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::terminate()];
-    let (Ok(mut interrupt), Ok(mut hangup), Ok(mut terminate)) = <(_, _, _)>::from(kinds.map(signal)) else {
-        tracing::warn!("signals cannot be caught: nothing stops this process cleanly");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = hangup.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 /// Starts the Python processes that offer these functions; none when there are none.
@@ -91,7 +77,7 @@ impl Embedded {
         registry.check()?;
         let queue = Arc::new(MemoryQueue::new(LEASE, CAPACITY));
         let offers: Offers = registry.offers();
-        let mut engine = Engine::new(db, queue, owner::this_process(), offers).observed_by(progress.clone());
+        let mut engine = Engine::new(db, queue, this_process(), offers).observed_by(progress.clone());
         engine.whose = Whose::One(id.clone());
         Ok(Self { engine: Arc::new(engine), registry, concurrency, progress })
     }

@@ -1,15 +1,15 @@
 //! The command line, and [`run`] for programs that bring Rust functions of their own.
 
 mod args;
+mod client;
 mod commands;
 mod embedded;
 mod failure;
 mod output;
-mod owner;
 mod progress;
 mod sources;
 
-use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use durable_core::{
@@ -18,11 +18,12 @@ use durable_core::{
     orchestrator::start,
     store::{DatabaseUrl, Db},
 };
+use durable_process::run_program;
 use durable_worker::Registry;
 use serde_json::Map;
 
 use crate::{
-    args::Args,
+    args::{Args, StartArgs},
     embedded::{Embedded, Ended},
     progress::Progress,
 };
@@ -30,22 +31,19 @@ use crate::{
 /// The program `durable`: parses, runs, answers with an exit code.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(&args.log))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failure::report(&error.into()),
-    };
-    let ended = runtime.block_on(commands::run(args.command));
-    // Threads that still wait for a child process or a database must not hold up the exit.
-    runtime.shutdown_background();
-    match ended {
-        Ok(code) => code,
-        Err(error) => failure::report(&error),
-    }
+    run_program(async move {
+        args.logging.start("warn")?;
+        Ok(commands::run(args.command).await.unwrap_or_else(failure::report))
+    })
+}
+
+/// The program `durable-start`.
+pub fn start_main() -> ExitCode {
+    let args = StartArgs::parse();
+    run_program(async move {
+        args.logging.start("warn")?;
+        Ok(commands::run(args::Command::Start(args.start)).await.unwrap_or_else(failure::report))
+    })
 }
 
 /// Starts a workflow with these functions and runs it to its end in this process, showing its

@@ -10,8 +10,7 @@ use std::{
 
 use durable_core::{
     id::CallId,
-    interpreter::NewCall,
-    model::{Call, CallKind, LogLine, Outcome},
+    model::{Call, CallKind, Failure, LogLine, Outcome},
     orchestrator::{Event, Observer},
 };
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -141,14 +140,13 @@ impl Progress {
         }
     }
 
-    fn made(&self, new: &[NewCall]) {
-        for call in new {
-            let label = label(&call.function, call.line, call.id);
-            if matches!(self.screen, Screen::Plain) && call.kind == CallKind::Timer {
-                note(format_args!("  waiting   {label}"));
-            }
-            self.add(call.id, label, call.kind == CallKind::Timer);
+    /// A call was made.
+    pub(crate) fn call_made(&self, id: CallId, function: &str, line: Option<u32>, timer: bool) {
+        let label = label(function, line, id);
+        if matches!(self.screen, Screen::Plain) && timer {
+            note(format_args!("  waiting   {label}"));
         }
+        self.add(id, label, timer);
         self.fill();
     }
 
@@ -180,7 +178,8 @@ impl Progress {
         self.refresh();
     }
 
-    fn began(&self, id: CallId) {
+    /// A worker runs a call's function.
+    pub(crate) fn call_began(&self, id: CallId) {
         if let Some(shown) = self.state().calls.get_mut(&id) {
             (shown.began, shown.since) = (true, Instant::now());
             if let Some(bar) = &shown.bar {
@@ -194,7 +193,8 @@ impl Progress {
         self.fill();
     }
 
-    fn settled(&self, id: CallId, outcome: &Outcome) {
+    /// A call has ended, well or not.
+    pub(crate) fn call_ended(&self, id: CallId, failure: Option<&Failure>) {
         let shown = {
             let mut state = self.state();
             state.done += 1;
@@ -205,9 +205,9 @@ impl Progress {
             bar.finish_and_clear();
         }
         let took = seconds(shown.since.elapsed());
-        let (mark, word, why) = match outcome {
-            Outcome::Completed(_) => ("✓", "completed", String::new()),
-            Outcome::Failed(failure) => ("✗", "failed   ", format!(": {failure}")),
+        let (mark, word, why) = match failure {
+            None => ("✓", "completed", String::new()),
+            Some(failure) => ("✗", "failed   ", format!(": {failure}")),
         };
         match &self.screen {
             Screen::Live { .. } => self.say(&format!("  ├─ {mark} {} {took}{why}", shown.label)),
@@ -256,12 +256,15 @@ impl Observer for Progress {
         match event {
             Event::Paused { new_calls, log, .. } => {
                 self.log(log);
-                self.made(new_calls);
+                for call in *new_calls {
+                    self.call_made(call.id, &call.function, call.line, call.kind == CallKind::Timer);
+                }
             }
-            Event::Began(of) => self.began(of.call),
+            Event::Began(of) => self.call_began(of.call),
             Event::Settled { of, outcome, log } => {
                 self.log(log);
-                self.settled(of.call, outcome);
+                let failure = if let Outcome::Failed(failure) = outcome { Some(failure) } else { None };
+                self.call_ended(of.call, failure);
             }
             Event::Retrying { of, failure, wait } => {
                 let label = self.state().calls.get(&of.call).map(|shown| shown.label.clone()).unwrap_or_default();

@@ -19,6 +19,11 @@ impl ExecutionId {
         Self(Uuid::now_v7().to_string())
     }
 
+    /// The id that stands for a caller's idempotency key: the same key, the same execution.
+    pub fn from_key(key: &str) -> Self {
+        Self(format!("key-{}", &blake3::hash(key.as_bytes()).to_hex()[..32]))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

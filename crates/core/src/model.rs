@@ -199,6 +199,8 @@ pub struct Call {
     pub kind: CallKind,
     /// The function's name; for a timer, the sleep in words.
     pub function: String,
+    /// Where it is queued.
+    pub queue: String,
     /// The line of the workflow on which it was made.
     pub line: Option<u32>,
     /// Where it is in its life.
@@ -314,6 +316,27 @@ text_enum! {
         /// Standard error.
         Stderr = "stderr",
     }
+}
+
+/// A process that runs functions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Worker {
+    /// Its name, unlike any other.
+    pub name: WorkerId,
+    /// The machine that it runs on.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// What it serves, the most urgent first.
+    pub queues: Vec<String>,
+    /// What it offers.
+    pub functions: Vec<String>,
+    /// How many functions it runs at the same time.
+    pub concurrency: u32,
+    /// When it came.
+    pub started_at: Timestamp,
+    /// When it counts as gone, unless it says otherwise before.
+    pub due_at: Timestamp,
 }
 
 /// An attempt that failed.

@@ -17,6 +17,11 @@ impl Offers {
         Self(Some(names.into_iter().collect()))
     }
 
+    /// The names, as far as they are known.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flatten().map(String::as_str)
+    }
+
     /// The offered name that `name` stands for: itself; for a bare name, the only function of that
     /// name in any module; for `module.name`, a function that was offered without a module.
     pub fn find<'a>(&'a self, name: &str) -> Option<&'a str> {

@@ -44,6 +44,27 @@ impl Serialize for Timestamp {
     }
 }
 
+/// Reads an instant as it is shown.
+pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
+    DateTime::parse_from_rfc3339(text).ok().map(|at| Timestamp(at.timestamp_micros()))
+}
+
+/// Reads `250ms`, `90s`, `10m`, `2h`, `7d`, or plain seconds.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let number: f64 = text[..split].trim().parse().ok()?;
+    let unit = match &text[split..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number * unit).ok()
+}
+
 /// Where the time comes from.
 pub trait Clock: Send + Sync + 'static {
     /// The present instant.

@@ -1,6 +1,10 @@
-//! What acts when time passes. Any number of these loops may run against one database: each step
-//! is claimed, so none needs a leader.
+//! What acts when time passes, and the HTTP API. Any number of these may run against one database: each
+//! step is claimed, so none needs a leader.
 
+mod api;
 mod clock_loop;
+mod foreign;
+mod program;
 
 pub use clock_loop::run;
+pub use program::main;

@@ -5,7 +5,7 @@
 
 use std::{future::Future, time::Duration};
 
-use crate::{Enqueued, Fate, Job, JobId, Lease, Queue};
+use crate::{Bell, Enqueued, Fate, Job, JobId, Lease, Queue, Way};
 
 /// Long enough never to expire in a test.
 const LONG: Duration = Duration::from_secs(60);
@@ -21,6 +21,9 @@ pub async fn run<Q: Queue, F: Future<Output = Q>>(make: impl Fn(Duration, usize)
     a_newer_generation_fences_the_old_holder(make(LONG, ROOMY).await).await;
     a_full_queue_says_so(make(LONG, 2).await).await;
     a_released_job_is_first_again(make(LONG, ROOMY).await).await;
+    a_job_that_is_passed_on_is_last(make(LONG, ROOMY).await).await;
+    a_refused_job_is_gone(make(LONG, ROOMY).await).await;
+    a_bell_is_heard(make(LONG, ROOMY).await).await;
     an_expired_lease_goes_to_another_and_its_holder_has_lost(make(SHORT, ROOMY).await).await;
     a_beating_holder_keeps_its_job(make(Duration::from_millis(300), ROOMY).await).await;
     a_waiting_job_can_be_cancelled_a_leased_one_not(make(LONG, ROOMY).await).await;
@@ -29,7 +32,12 @@ pub async fn run<Q: Queue, F: Future<Output = Q>>(make: impl Fn(Duration, usize)
 }
 
 fn job(id: &str, queue: &str, generation: u64) -> Job {
-    Job { id: JobId(id.to_owned()), queue: queue.to_owned(), generation, body: format!("body of {id}") }
+    Job {
+        id: JobId(id.to_owned()),
+        queue: queue.to_owned(),
+        generation,
+        body: format!("[\"tasks.{id}\",null,[],{{}}]"),
+    }
 }
 
 async fn push(queue: &impl Queue, job: Job) -> Enqueued {
@@ -52,8 +60,8 @@ async fn a_job_is_taken_once_and_gone_when_acknowledged(queue: impl Queue) {
     assert_eq!(taken[0].job, job("a", "q", 1));
     assert_eq!(queue.depth("q").await.unwrap(), 0);
     assert!(pop(&queue, &["q"], 10).await.is_empty());
-    assert_eq!(queue.ack(&taken[0]).await.unwrap(), Fate::Done);
-    assert_eq!(queue.ack(&taken[0]).await.unwrap(), Fate::Lost, "a lease ends once");
+    assert_eq!(queue.end(&taken[0], Way::Done).await.unwrap(), Fate::Done);
+    assert_eq!(queue.end(&taken[0], Way::Done).await.unwrap(), Fate::Lost, "a lease ends once");
     assert_eq!(push(&queue, job("a", "q", 1)).await, Enqueued::Queued, "a finished job is forgotten");
 }
 
@@ -84,7 +92,7 @@ async fn a_newer_generation_fences_the_old_holder(queue: impl Queue) {
     push(&queue, job("a", "q", 1)).await;
     let old = pop(&queue, &["q"], 1).await.remove(0);
     push(&queue, job("a", "q", 2)).await;
-    assert_eq!(queue.ack(&old).await.unwrap(), Fate::Lost);
+    assert_eq!(queue.end(&old, Way::Done).await.unwrap(), Fate::Lost);
     assert_eq!(queue.beat(std::slice::from_ref(&old)).await.unwrap(), [old]);
     assert_eq!(pop(&queue, &["q"], 1).await[0].job.generation, 2);
 }
@@ -100,25 +108,60 @@ async fn a_full_queue_says_so(queue: impl Queue) {
 async fn a_released_job_is_first_again(queue: impl Queue) {
     queue.enqueue(vec![job("a", "q", 1), job("b", "q", 1)]).await.unwrap();
     let first = pop(&queue, &["q"], 1).await.remove(0);
-    assert_eq!(queue.release(&first).await.unwrap(), Fate::Done);
-    assert_eq!(queue.release(&first).await.unwrap(), Fate::Lost);
+    assert_eq!(queue.end(&first, Way::Front).await.unwrap(), Fate::Done);
+    assert_eq!(queue.end(&first, Way::Front).await.unwrap(), Fate::Lost);
     assert_eq!(ids(&pop(&queue, &["q"], 2).await), ["a", "b"]);
+}
+
+async fn a_job_that_is_passed_on_is_last(queue: impl Queue) {
+    queue.enqueue(vec![job("a", "q", 1), job("b", "q", 1)]).await.unwrap();
+    let first = pop(&queue, &["q"], 1).await.remove(0);
+    assert_eq!(queue.end(&first, Way::Back).await.unwrap(), Fate::Done);
+    assert_eq!(queue.end(&first, Way::Back).await.unwrap(), Fate::Lost);
+    assert_eq!(push(&queue, job("a", "q", 1)).await, Enqueued::Duplicate, "it waits again");
+    let again = pop(&queue, &["q"], 2).await;
+    assert_eq!(ids(&again), ["b", "a"]);
+    assert_eq!(again[1].deliveries, 1, "a lease that was given back does not count");
+}
+
+async fn a_refused_job_is_gone(queue: impl Queue) {
+    push(&queue, job("a", "q", 1)).await;
+    let held = pop(&queue, &["q"], 1).await.remove(0);
+    assert_eq!(queue.end(&held, Way::Refused).await.unwrap(), Fate::Done);
+    assert_eq!(queue.end(&held, Way::Refused).await.unwrap(), Fate::Lost);
+    assert!(pop(&queue, &["q"], 1).await.is_empty());
+    assert_eq!(push(&queue, job("a", "q", 1)).await, Enqueued::Queued, "pushed again, it gets another chance");
+}
+
+async fn a_bell_is_heard(queue: impl Queue) {
+    let mut bells = queue.bells();
+    // A listener that has just come may miss what rings at the same moment.
+    let heard = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            queue.ring(Bell::Ended("e".into())).await.unwrap();
+            if let Ok(Ok(bell)) = tokio::time::timeout(Duration::from_millis(100), bells.recv()).await {
+                return bell;
+            }
+        }
+    });
+    assert_eq!(heard.await.unwrap(), Bell::Ended("e".into()));
 }
 
 async fn an_expired_lease_goes_to_another_and_its_holder_has_lost(queue: impl Queue) {
     queue.enqueue(vec![job("a", "q", 1), job("b", "q", 1)]).await.unwrap();
     let old = pop(&queue, &["q"], 1).await.remove(0);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while queue.reap().await.unwrap() == 0 {
+    while queue.sweep().await.unwrap().put_back == 0 {
         assert!(tokio::time::Instant::now() < deadline, "the lease never expired");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let new = pop(&queue, &["q"], 1).await.remove(0);
     assert_eq!(new.job, old.job, "it is first in line again");
+    assert_eq!((old.deliveries, new.deliveries), (1, 2));
     assert_ne!(new.token, old.token);
-    assert_eq!(queue.ack(&old).await.unwrap(), Fate::Lost);
-    assert_eq!(queue.release(&old).await.unwrap(), Fate::Lost);
-    assert_eq!(queue.ack(&new).await.unwrap(), Fate::Done, "the late holder took nothing away");
+    assert_eq!(queue.end(&old, Way::Done).await.unwrap(), Fate::Lost);
+    assert_eq!(queue.end(&old, Way::Front).await.unwrap(), Fate::Lost);
+    assert_eq!(queue.end(&new, Way::Done).await.unwrap(), Fate::Done, "the late holder took nothing away");
 }
 
 async fn a_beating_holder_keeps_its_job(queue: impl Queue) {
@@ -127,10 +170,10 @@ async fn a_beating_holder_keeps_its_job(queue: impl Queue) {
     let until = tokio::time::Instant::now() + Duration::from_millis(900);
     while tokio::time::Instant::now() < until {
         assert_eq!(queue.beat(std::slice::from_ref(&held)).await.unwrap(), []);
-        assert_eq!(queue.reap().await.unwrap(), 0);
+        assert_eq!(queue.sweep().await.unwrap().put_back, 0);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(queue.ack(&held).await.unwrap(), Fate::Done);
+    assert_eq!(queue.end(&held, Way::Done).await.unwrap(), Fate::Done);
 }
 
 async fn a_waiting_job_can_be_cancelled_a_leased_one_not(queue: impl Queue) {
@@ -141,7 +184,7 @@ async fn a_waiting_job_can_be_cancelled_a_leased_one_not(queue: impl Queue) {
     push(&queue, job("a", "q", 1)).await;
     let held = pop(&queue, &["q"], 1).await.remove(0);
     assert!(!queue.cancel("q", &JobId("a".into())).await.unwrap());
-    assert_eq!(queue.ack(&held).await.unwrap(), Fate::Done);
+    assert_eq!(queue.end(&held, Way::Done).await.unwrap(), Fate::Done);
 }
 
 async fn a_waiting_pop_is_woken_by_a_push(queue: impl Queue) {
@@ -167,7 +210,7 @@ async fn many_takers_get_each_job_once(queue: impl Queue) {
                         return mine;
                     }
                     for lease in taken {
-                        assert_eq!(queue.ack(&lease).await.unwrap(), Fate::Done);
+                        assert_eq!(queue.end(&lease, Way::Done).await.unwrap(), Fate::Done);
                         mine.push(lease.job.id.0);
                     }
                 }

@@ -9,16 +9,20 @@
 pub mod conformance;
 mod job;
 mod memory;
+mod redis;
 
-pub use job::{Enqueued, Fate, Job, JobId, Lease};
+pub use job::{Bell, Enqueued, Fate, ForeignFailure, ForeignResult, Job, JobId, Lease, Presence, Swept, Way};
 pub use memory::MemoryQueue;
+pub use redis::{InvalidRedisSettings, RedisQueue, RedisSettings, Serializer, check_queue, shown_url};
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::broadcast;
 
 /// Why a queue could not do what it was asked. Nothing was half-done.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
-    /// The queue could not be reached; the same request may succeed later.
+    /// The queue could not be reached, or refused; the same request may succeed later.
     #[error("the job queue is unavailable: {0}")]
     Unavailable(String),
 }
@@ -26,7 +30,7 @@ pub enum QueueError {
 /// A job queue with leases.
 ///
 /// * A job is handed to one holder at a time, at least once; the holder's right is a [`Lease`].
-/// * A lease that is not renewed by [`beat`](Queue::beat) expires, and [`reap`](Queue::reap) puts
+/// * A lease that is not renewed by [`beat`](Queue::beat) expires, and [`sweep`](Queue::sweep) puts
 ///   its job back at the front. Whatever the old holder does afterwards is answered [`Fate::Lost`].
 /// * A job id is present at most once per generation: pushing it again is answered
 ///   [`Enqueued::Duplicate`], so that dispatching twice is safe.
@@ -43,18 +47,45 @@ pub trait Queue: Send + Sync + 'static {
     /// Renews leases; answers those that are no longer held, whose work should be dropped.
     async fn beat(&self, leases: &[Lease]) -> Result<Vec<Lease>, QueueError>;
 
-    /// The job is done with, whatever its outcome was.
-    async fn ack(&self, lease: &Lease) -> Result<Fate, QueueError>;
+    /// Ends a lease.
+    async fn end(&self, lease: &Lease, way: Way) -> Result<Fate, QueueError>;
 
-    /// Gives the job back unrun, to the front of its queue.
-    async fn release(&self, lease: &Lease) -> Result<Fate, QueueError>;
-
-    /// Puts jobs whose leases have expired back at the front; answers how many.
-    async fn reap(&self) -> Result<usize, QueueError>;
+    /// Does what time asks for: jobs whose leases have expired are first in line again.
+    async fn sweep(&self) -> Result<Swept, QueueError>;
 
     /// Removes a job that nobody holds; answers whether it was waiting.
     async fn cancel(&self, queue: &str, id: &JobId) -> Result<bool, QueueError>;
 
     /// How many jobs wait in a queue, those under lease not counted.
     async fn depth(&self, queue: &str) -> Result<usize, QueueError>;
+
+    /// How many jobs may wait in a queue.
+    fn capacity(&self) -> usize;
+
+    /// Shows a worker for a while; to be repeated with its heartbeat.
+    async fn show(&self, worker: &Presence) -> Result<(), QueueError>;
+
+    /// The worker has ended.
+    async fn leave(&self, worker: &Presence) -> Result<(), QueueError>;
+
+    /// Tells the other processes. May be lost.
+    async fn ring(&self, bell: Bell) -> Result<(), QueueError>;
+
+    /// The bells that ring from now on, those of this process too.
+    fn bells(&self) -> broadcast::Receiver<Bell>;
+
+    /// The queues that workers serve which are not ours. Their jobs carry all of their arguments, and
+    /// their results come through [`foreign_result`](Queue::foreign_result).
+    fn foreign(&self) -> &[String];
+
+    /// Where jobs arrive that tell of a foreign worker's result.
+    fn results_queue(&self) -> &'static str {
+        "durable-resume"
+    }
+
+    /// The result that a job of the results queue tells of; none when it is gone.
+    async fn foreign_result(&self, lease: &Lease) -> Result<Option<ForeignResult>, QueueError>;
+
+    /// The same queue through connections of their own, for a thread that must not wait for others.
+    fn apart(&self) -> Arc<dyn Queue>;
 }

@@ -3,29 +3,42 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, broadcast},
+    time::Instant,
+};
 use uuid::Uuid;
 
-use crate::{Enqueued, Fate, Job, JobId, Lease, Queue, QueueError};
+use crate::{Bell, Enqueued, Fate, ForeignResult, Job, JobId, Lease, Presence, Queue, QueueError, Swept, Way};
 
-/// See [`Queue`] for what it promises.
-pub struct MemoryQueue {
+/// See [`Queue`] for what it promises. Clones are the same queue.
+#[derive(Clone)]
+pub struct MemoryQueue(Arc<Shared>);
+
+struct Shared {
     state: Mutex<State>,
     arrived: Notify,
+    bells: broadcast::Sender<Bell>,
     lease: Duration,
     capacity: usize,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: HashMap<String, VecDeque<Job>>,
+    waiting: HashMap<String, VecDeque<Waiting>>,
     /// Generation of every job that is waiting or leased.
     known: HashMap<JobId, u64>,
     leased: HashMap<JobId, Held>,
+}
+
+struct Waiting {
+    job: Job,
+    /// How often it was handed out already.
+    deliveries: u64,
 }
 
 struct Held {
@@ -33,15 +46,19 @@ struct Held {
     expires: Instant,
 }
 
+/// Bells that a listener may be behind with.
+const BELLS_KEPT: usize = 1024;
+
 impl MemoryQueue {
     /// `lease`: how long a holder may stay silent. `capacity`: how many jobs may wait per queue.
     pub fn new(lease: Duration, capacity: usize) -> Self {
-        Self { state: Mutex::default(), arrived: Notify::new(), lease, capacity }
+        let bells = broadcast::channel(BELLS_KEPT).0;
+        Self(Arc::new(Shared { state: Mutex::default(), arrived: Notify::new(), bells, lease, capacity }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every critical section below leaves the maps consistent, so a panic elsewhere does no harm.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, queues: &[String], worker: &str, max: usize) -> Vec<Lease> {
@@ -49,10 +66,12 @@ impl MemoryQueue {
         let mut taken = Vec::new();
         for queue in queues {
             while taken.len() < max {
-                let Some(job) = state.waiting.get_mut(queue).and_then(VecDeque::pop_front) else { break };
-                let lease =
-                    Lease { worker: worker.to_owned(), token: Uuid::new_v4().simple().to_string(), job: job.clone() };
-                state.leased.insert(job.id, Held { lease: lease.clone(), expires: Instant::now() + self.lease });
+                let next = state.waiting.get_mut(queue).and_then(VecDeque::pop_front);
+                let Some(Waiting { job, deliveries }) = next else { break };
+                let token = Uuid::new_v4().simple().to_string();
+                let deliveries = deliveries + 1;
+                let lease = Lease { worker: worker.to_owned(), token, job: job.clone(), deliveries };
+                state.leased.insert(job.id, Held { lease: lease.clone(), expires: Instant::now() + self.0.lease });
                 taken.push(lease);
             }
         }
@@ -71,23 +90,27 @@ impl State {
         }
         // A newer generation replaces the older one wherever that is: the old holder is fenced.
         if self.known.insert(job.id.clone(), job.generation).is_some() {
-            waiting.retain(|other| other.id != job.id);
+            waiting.retain(|other| other.job.id != job.id);
             self.leased.remove(&job.id);
         }
-        waiting.push_back(job);
+        waiting.push_back(Waiting { job, deliveries: 0 });
         Enqueued::Queued
     }
 
-    fn end(&mut self, lease: &Lease) -> Option<Job> {
+    fn end(&mut self, lease: &Lease) -> Option<Lease> {
         let held = self.leased.get(&lease.job.id)?;
         if held.lease.token != lease.token {
             return None;
         }
-        self.leased.remove(&lease.job.id).map(|held| held.lease.job)
+        self.leased.remove(&lease.job.id).map(|held| held.lease)
     }
 
-    fn put_back(&mut self, job: Job) {
-        self.waiting.entry(job.queue.clone()).or_default().push_front(job);
+    fn put_back(&mut self, job: Job, deliveries: u64, way: Way) {
+        let waiting = self.waiting.entry(job.queue.clone()).or_default();
+        match way {
+            Way::Back => waiting.push_back(Waiting { job, deliveries }),
+            _ => waiting.push_front(Waiting { job, deliveries }),
+        }
     }
 }
 
@@ -96,9 +119,9 @@ impl Queue for MemoryQueue {
     async fn enqueue(&self, jobs: Vec<Job>) -> Result<Vec<Enqueued>, QueueError> {
         let answers = {
             let mut state = self.state();
-            jobs.into_iter().map(|job| state.push(job, self.capacity)).collect()
+            jobs.into_iter().map(|job| state.push(job, self.0.capacity)).collect()
         };
-        self.arrived.notify_waiters();
+        self.0.arrived.notify_waiters();
         Ok(answers)
     }
 
@@ -106,7 +129,7 @@ impl Queue for MemoryQueue {
         let deadline = Instant::now() + wait;
         loop {
             // Registered before looking, so that a push between the look and the wait is not missed.
-            let arrived = self.arrived.notified();
+            let arrived = self.0.arrived.notified();
             tokio::pin!(arrived);
             arrived.as_mut().enable();
             let taken = self.take(queues, worker, max);
@@ -121,7 +144,7 @@ impl Queue for MemoryQueue {
 
     async fn beat(&self, leases: &[Lease]) -> Result<Vec<Lease>, QueueError> {
         let mut state = self.state();
-        let expires = Instant::now() + self.lease;
+        let expires = Instant::now() + self.0.lease;
         let lost = leases.iter().filter(|lease| match state.leased.get_mut(&lease.job.id) {
             Some(held) if held.lease.token == lease.token => {
                 held.expires = expires;
@@ -132,54 +155,49 @@ impl Queue for MemoryQueue {
         Ok(lost.cloned().collect())
     }
 
-    async fn ack(&self, lease: &Lease) -> Result<Fate, QueueError> {
-        let mut state = self.state();
-        Ok(match state.end(lease) {
-            Some(job) => {
-                state.known.remove(&job.id);
-                Fate::Done
-            }
-            None => Fate::Lost,
-        })
-    }
-
-    async fn release(&self, lease: &Lease) -> Result<Fate, QueueError> {
+    async fn end(&self, lease: &Lease, way: Way) -> Result<Fate, QueueError> {
         let fate = {
             let mut state = self.state();
-            match state.end(lease) {
-                Some(job) => {
-                    state.put_back(job);
+            match (state.end(lease), way) {
+                (None, _) => Fate::Lost,
+                (Some(ended), Way::Done | Way::Refused) => {
+                    state.known.remove(&ended.job.id);
                     Fate::Done
                 }
-                None => Fate::Lost,
+                (Some(ended), Way::Front | Way::Back) => {
+                    state.put_back(ended.job, ended.deliveries - 1, way);
+                    Fate::Done
+                }
             }
         };
-        self.arrived.notify_waiters();
+        self.0.arrived.notify_waiters();
         Ok(fate)
     }
 
-    async fn reap(&self) -> Result<usize, QueueError> {
-        let expired = {
+    async fn sweep(&self) -> Result<Swept, QueueError> {
+        let put_back = {
             let mut state = self.state();
             let now = Instant::now();
             let expired: Vec<Lease> =
                 state.leased.values().filter(|held| held.expires <= now).map(|held| held.lease.clone()).collect();
             for lease in &expired {
-                if let Some(job) = state.end(lease) {
-                    state.put_back(job);
+                if let Some(ended) = state.end(lease) {
+                    state.put_back(ended.job, ended.deliveries, Way::Front);
                 }
             }
             expired.len()
         };
-        self.arrived.notify_waiters();
-        Ok(expired)
+        if put_back > 0 {
+            self.0.arrived.notify_waiters();
+        }
+        Ok(Swept { put_back, ..Swept::default() })
     }
 
     async fn cancel(&self, queue: &str, id: &JobId) -> Result<bool, QueueError> {
         let mut state = self.state();
         let Some(waiting) = state.waiting.get_mut(queue) else { return Ok(false) };
         let before = waiting.len();
-        waiting.retain(|job| job.id != *id);
+        waiting.retain(|other| other.job.id != *id);
         let removed = waiting.len() < before;
         if removed {
             state.known.remove(id);
@@ -189,5 +207,40 @@ impl Queue for MemoryQueue {
 
     async fn depth(&self, queue: &str) -> Result<usize, QueueError> {
         Ok(self.state().waiting.get(queue).map_or(0, VecDeque::len))
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.capacity
+    }
+
+    /// Nobody else looks.
+    async fn show(&self, _: &Presence) -> Result<(), QueueError> {
+        Ok(())
+    }
+
+    async fn leave(&self, _: &Presence) -> Result<(), QueueError> {
+        Ok(())
+    }
+
+    async fn ring(&self, bell: Bell) -> Result<(), QueueError> {
+        // Nobody listens: then nobody has to know.
+        let _ = self.0.bells.send(bell);
+        Ok(())
+    }
+
+    fn bells(&self) -> broadcast::Receiver<Bell> {
+        self.0.bells.subscribe()
+    }
+
+    fn foreign(&self) -> &[String] {
+        &[]
+    }
+
+    async fn foreign_result(&self, _: &Lease) -> Result<Option<ForeignResult>, QueueError> {
+        Ok(None)
+    }
+
+    fn apart(&self) -> Arc<dyn Queue> {
+        Arc::new(self.clone())
     }
 }

@@ -116,7 +116,7 @@ impl Rig {
         let leases = self.engine.queue.pop(&["default".into()], "rig", usize::MAX, Duration::ZERO).await;
         let mut jobs = Vec::new();
         for lease in leases.expect("a pop") {
-            if let Some(work) = load_work(&self.engine, &lease.job).await.expect("work") {
+            if let Some(work) = load_work(&self.engine, &lease).await.expect("work") {
                 jobs.push((lease, work));
             }
         }
@@ -187,7 +187,7 @@ impl Rig {
                     Err(failure) => Outcome::Failed(failure),
                 };
                 self.settle(&work, outcome, Retry::No).await;
-                self.engine.queue.ack(&lease).await.expect("an ack");
+                self.engine.queue.end(&lease, durable_queue::Way::Done).await.expect("an ack");
             }
         }
         panic!("execution {id} does not end: {:?}", self.calls(id).await);
@@ -200,7 +200,8 @@ impl Rig {
     pub async fn tick(&self) -> usize {
         let now = self.engine.now();
         let timers = timers::tick(&self.engine, now).await.expect("a tick of timers");
-        timers + rescue::tick(&self.engine, now).await.expect("a tick of rescue")
+        let pushed = timers::push(&self.engine, now, Vec::new()).await.expect("a push").calls;
+        timers + pushed + rescue::tick(&self.engine, now).await.expect("a tick of rescue")
     }
 
     /// The execution as it is.

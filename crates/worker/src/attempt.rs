@@ -10,31 +10,53 @@ use durable_core::{
 };
 
 use crate::{
-    function::{CallLog, FunctionError, Invocation},
-    registry::Registry,
+    function::{CallLog, FunctionError, Invocation, Returned},
+    registry::{Registered, Registry},
 };
 
 /// The type of the failure of a call that no function of the registry answers to.
 pub(crate) const UNKNOWN_FUNCTION: &str = "durable.UnknownFunction";
 
+/// How an attempt ended.
+pub(crate) enum Ended {
+    Settled(Outcome, Retry),
+    /// Somebody else completes the call, within this time.
+    Later(Duration),
+}
+
+/// The function that `work` asks for, if the registry has it.
+pub(crate) fn find<'a>(registry: &'a Registry, offers: &'a Offers, work: &Work) -> Option<(&'a str, &'a Registered)> {
+    let name = offers.find(&work.function)?;
+    Some((name, registry.get(name)?))
+}
+
 /// Runs the function that `work` asks for. When this future is dropped, the attempt is given up.
-pub(crate) async fn run(registry: &Registry, offers: &Offers, work: Work, log: &Arc<CallLog>) -> (Outcome, Retry) {
-    let Some((name, registered)) = offers.find(&work.function).and_then(|name| Some((name, registry.get(name)?)))
-    else {
+pub(crate) async fn run(
+    registry: &Registry,
+    offers: &Offers,
+    work: Work,
+    callback: Option<String>,
+    log: &Arc<CallLog>,
+) -> Ended {
+    let Some((name, registered)) = find(registry, offers, &work) else {
         let message = format!("no worker offers {}: {}", work.function, offers.hint(&work.function));
-        return (Outcome::Failed(Failure::new(UNKNOWN_FUNCTION, message)), Retry::No);
+        return Ended::Settled(Outcome::Failed(Failure::new(UNKNOWN_FUNCTION, message)), Retry::No);
     };
     let options = &registered.options;
-    let invocation = Invocation { of: work.attempt, function: name.to_owned(), args: work.args, kwargs: work.kwargs };
+    let Work { attempt: of, args, kwargs, .. } = work;
+    let invocation = Invocation { of, function: name.to_owned(), args, kwargs, callback };
     let attempt = registered.function.call(invocation, log);
     let ended = match tokio::time::timeout(options.timeout, attempt).await {
         Ok(ended) => ended,
         Err(_) => Err(timed_out(name, options.timeout)),
     };
     match ended {
-        Ok(result) => (Outcome::Completed(result), Retry::No),
-        Err(error) if error.retryable => (Outcome::Failed(error.failure), Retry::By(options.retry.clone())),
-        Err(error) => (Outcome::Failed(error.failure), Retry::No),
+        Ok(Returned::Now(result)) => Ended::Settled(Outcome::Completed(result), Retry::No),
+        Ok(Returned::Later) => Ended::Later(options.timeout),
+        Err(error) if error.retryable => {
+            Ended::Settled(Outcome::Failed(error.failure), Retry::By(options.retry.clone()))
+        }
+        Err(error) => Ended::Settled(Outcome::Failed(error.failure), Retry::No),
     }
 }
 

@@ -26,6 +26,23 @@ pub struct Invocation {
     pub args: Json,
     /// A JSON object.
     pub kwargs: Json,
+    /// The right to complete the call later; only for functions that ask for it.
+    pub callback: Option<String>,
+}
+
+/// What a function answers.
+#[derive(Debug, Clone)]
+pub enum Returned {
+    /// Its result.
+    Now(Json),
+    /// Somebody else completes the call, by the invocation's callback.
+    Later,
+}
+
+impl From<Json> for Returned {
+    fn from(result: Json) -> Self {
+        Self::Now(result)
+    }
 }
 
 impl Invocation {
@@ -129,7 +146,12 @@ impl CallLog {
 #[async_trait::async_trait]
 pub trait Function: Send + Sync + 'static {
     /// Makes one attempt.
-    async fn call(&self, invocation: Invocation, log: &CallLog) -> Result<Json, FunctionError>;
+    async fn call(&self, invocation: Invocation, log: &CallLog) -> Result<Returned, FunctionError>;
+
+    /// Whether it may answer [`Returned::Later`], and so needs a callback.
+    fn may_defer(&self) -> bool {
+        false
+    }
 }
 
 /// A Rust closure of up to six parameters that returns a future of a result. Implemented for those;
@@ -188,13 +210,13 @@ pub(crate) struct RustFunction<H, P> {
 
 #[async_trait::async_trait]
 impl<H: Handler<P>, P: 'static> Function for RustFunction<H, P> {
-    async fn call(&self, invocation: Invocation, _: &CallLog) -> Result<Json, FunctionError> {
+    async fn call(&self, invocation: Invocation, _: &CallLog) -> Result<Returned, FunctionError> {
         let mut arguments = Arguments::new(&invocation, &self.parameters)?;
         let future = self.handler.start(&mut arguments)?;
         // On a task of its own, whose panic ends nothing else; aborted when this future is dropped.
         let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(future));
         match task.await {
-            Ok(result) => result.map(|value| Json::from(&value)),
+            Ok(result) => result.map(|value| Json::from(&value).into()),
             Err(error) => Err(FunctionError::new("RuntimeError", panic_text(&invocation.function, error))),
         }
     }

@@ -6,14 +6,22 @@
 
 mod arguments;
 mod attempt;
+mod builtin;
+mod fleet;
 mod function;
+mod heart;
+mod http;
 mod options;
+mod program;
 pub mod python;
 mod registry;
 mod worker;
 
 pub use arguments::{Arguments, FromArguments, Kwargs, Rest};
-pub use function::{CallLog, Function, FunctionError, Handler, Invocation};
-pub use options::{BadOption, FunctionOptions, parse_duration};
+pub use builtin::builtins;
+pub use function::{CallLog, Function, FunctionError, Handler, Invocation, Returned};
+pub use http::HttpFunction;
+pub use options::{BadOption, FunctionOptions};
+pub use program::main;
 pub use registry::{DuplicateFunction, Registry};
-pub use worker::{Worker, WorkerSettings};
+pub use worker::{Listed, Worker, WorkerSettings};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use durable_core::retry::RetryPolicy;
+use durable_core::{retry::RetryPolicy, time::parse_duration};
 use serde_json::{Map, Value};
 
 /// Options of one function. The defaults: three attempts, about 1 s and 2 s apart; an hour per attempt.
@@ -81,22 +81,6 @@ fn backoff(value: &Value) -> Option<(Duration, Duration)> {
     }
     let same = duration(value)?;
     Some((same, same))
-}
-
-/// Reads `250ms`, `90s`, `10m`, `2h`, `7d`, or plain seconds.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let number: f64 = text[..split].trim().parse().ok()?;
-    let unit = match &text[split..] {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        "d" => 86_400.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(number * unit).ok()
 }
 
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! The loop: take jobs, run them, record what they led to, advance whatever can go on.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use durable_core::{
+    id::WorkerId,
+    model,
+    offers::Offers,
     orchestrator::{
         Engine, Event, OrchestrationError,
         dispatch::{load_work, read_job},
@@ -14,17 +19,25 @@ use durable_core::{
         foresee::foresee,
         pause::look_again,
         settle::{Attempted, Settled, settle},
+        timers::CALLBACK,
     },
-    store::calls::{self, AttemptOf},
+    store::{
+        callbacks,
+        calls::{self, AttemptOf, Work},
+        workers,
+    },
     time::Timestamp,
 };
-use durable_queue::{JobId, Lease};
+use durable_queue::{Lease, Way};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
-    attempt,
+    attempt::{self, Ended},
+    fleet::Fleet,
     function::CallLog,
+    heart::{Beats, Heart, Running},
     registry::{DuplicateFunction, Registry},
 };
 
@@ -39,6 +52,22 @@ pub struct WorkerSettings {
     pub grace: Duration,
     /// How often leases are renewed.
     pub beat: Duration,
+    /// End when the queues are empty.
+    pub burst: bool,
+    /// End after so many jobs.
+    pub max_jobs: Option<u64>,
+    /// Where and as what this worker is listed among others that may offer other functions; none when it is
+    /// the only one, so that what it does not offer nobody does.
+    pub listed: Option<Listed>,
+}
+
+/// What others see of a worker.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The machine.
+    pub host: String,
+    /// The process.
+    pub pid: u32,
 }
 
 impl Default for WorkerSettings {
@@ -48,6 +77,9 @@ impl Default for WorkerSettings {
             concurrency: 8,
             grace: Duration::from_secs(10),
             beat: Duration::from_secs(10),
+            burst: false,
+            max_jobs: None,
+            listed: None,
         }
     }
 }
@@ -55,36 +87,69 @@ impl Default for WorkerSettings {
 /// How long a pop waits before the loop looks up.
 const POP_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a pop may go on after a stop was asked for.
+const LAST_POP: Duration = Duration::from_millis(250);
+
 /// Waits between tries to record an outcome while the store is away; the lease runs meanwhile.
 const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// The wait after a queue that could not be asked.
+const QUEUE_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs functions.
 pub struct Worker {
     engine: Arc<Engine>,
     registry: Registry,
+    /// What the registry holds.
+    offers: Offers,
     settings: WorkerSettings,
-    running: Mutex<HashMap<JobId, (Lease, AttemptOf)>>,
+    running: Running,
+    fleet: Option<Fleet>,
+    taken: AtomicU64,
 }
 
 impl Worker {
     /// A worker that offers `registry`.
     pub fn new(engine: Arc<Engine>, registry: Registry, settings: WorkerSettings) -> Result<Self, DuplicateFunction> {
         registry.check()?;
-        Ok(Self { engine, registry, settings, running: Mutex::default() })
+        let offers = registry.offers();
+        let fleet = settings.listed.is_some().then(Fleet::default);
+        let (running, taken) = (Running::default(), AtomicU64::new(0));
+        Ok(Self { engine, registry, offers, settings, running, fleet, taken })
     }
 
-    /// Works until `stop`; then running functions get their grace, and what is still running after
-    /// it is given back, uncounted.
-    pub async fn run(self, stop: CancellationToken) {
+    /// How many jobs it has taken.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Works until `stop`, or until it has done what its settings ask for; then running functions get their
+    /// grace, and what is still running after it is given back, uncounted. False when it could not begin.
+    pub async fn run(self, stop: CancellationToken) -> bool {
         let worker = Arc::new(self);
-        let beating = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(worker.clone().beat()));
+        let heart = match worker.heart().await {
+            Ok(heart) => heart,
+            Err(error) => {
+                tracing::error!(%error, "this worker cannot show that it lives");
+                return false;
+            }
+        };
         let slots = Arc::new(Semaphore::new(worker.settings.concurrency));
         let mut jobs = JoinSet::new();
         loop {
             while jobs.try_join_next().is_some() {}
             let Some(Ok(slot)) = stop.run_until_cancelled(slots.clone().acquire_owned()).await else { break };
-            let free = slots.available_permits() + 1;
-            let Some(leases) = stop.run_until_cancelled(worker.pop(free)).await else { break };
+            let free = worker.may_take(slots.available_permits() + 1);
+            let Some(leases) = worker.pop(free, &stop).await else { break };
+            if leases.is_empty() && worker.settings.burst {
+                drop(slot);
+                // What runs may lead to more.
+                if jobs.join_next().await.is_none() {
+                    break;
+                }
+                continue;
+            }
+            worker.taken.fetch_add(leases.len() as u64, Ordering::Relaxed);
             // Nobody else takes slots, so there is one for each lease.
             let slots = std::iter::once(slot).chain(std::iter::from_fn(|| slots.clone().try_acquire_owned().ok()));
             for (lease, slot) in leases.into_iter().zip(slots) {
@@ -100,33 +165,83 @@ impl Worker {
             jobs.shutdown().await;
             worker.give_back().await;
         }
-        drop(beating);
+        heart.stop().await;
+        true
     }
 
-    async fn pop(&self, free: usize) -> Vec<Lease> {
-        let name = &self.engine.worker.0;
-        match self.engine.queue.pop(&self.settings.queues, name, free, POP_WAIT).await {
-            Ok(leases) => leases,
+    /// Lists the worker, then keeps showing that it lives.
+    async fn heart(&self) -> Result<Heart, OrchestrationError> {
+        let (engine, settings) = (&self.engine, &self.settings);
+        let now = engine.now();
+        let shown = settings.listed.as_ref().map(|listed| model::Worker {
+            name: engine.worker.clone(),
+            host: listed.host.clone(),
+            pid: listed.pid,
+            queues: settings.queues.clone(),
+            functions: self.offers.names().map(String::from).collect(),
+            concurrency: u32::try_from(settings.concurrency).unwrap_or(u32::MAX),
+            started_at: now,
+            due_at: now.after(engine.settings.lease),
+        });
+        if let Some(worker) = shown.clone() {
+            engine.db.write(move |conn| workers::beat(conn, &worker)).await?;
+        }
+        let beats = Beats { engine: engine.clone(), running: self.running.clone(), every: settings.beat, shown };
+        Heart::start(beats)
+            .map_err(|error| OrchestrationError::Store(durable_core::store::StoreError::Unavailable(error.to_string())))
+    }
+
+    /// How many of the free slots may be filled.
+    fn may_take(&self, free: usize) -> usize {
+        let left = self.settings.max_jobs.map_or(u64::MAX, |most| most.saturating_sub(self.taken()));
+        free.min(usize::try_from(left).unwrap_or(usize::MAX))
+    }
+
+    /// None when it is time to stop.
+    async fn pop(&self, free: usize, stop: &CancellationToken) -> Option<Vec<Lease>> {
+        if free == 0 || stop.is_cancelled() {
+            return None;
+        }
+        let (queue, name) = (&self.engine.queue, &self.engine.worker.0);
+        let wait = if self.settings.burst { Duration::ZERO } else { POP_WAIT };
+        let mut popping = queue.pop(&self.settings.queues, name, free, wait);
+        let popped = tokio::select! {
+            popped = &mut popping => popped,
+            () = stop.cancelled() => {
+                // It may be just taking jobs, which would be nobody's until their leases expire.
+                let last = tokio::time::timeout(LAST_POP, popping).await;
+                for lease in last.into_iter().flatten().flatten() {
+                    self.end(&lease, Way::Front).await;
+                }
+                return None;
+            }
+        };
+        match popped {
+            Ok(leases) => Some(leases),
             Err(error) => {
                 tracing::warn!(%error, "no jobs can be taken");
-                tokio::time::sleep(POP_WAIT).await;
-                Vec::new()
+                stop.run_until_cancelled(tokio::time::sleep(QUEUE_RETRY)).await?;
+                Some(Vec::new())
             }
         }
     }
 
     async fn job(&self, lease: Lease) {
-        let of = match read_job(&lease.job) {
-            Ok((of, _)) => of,
+        let (of, function) = match read_job(&lease.job) {
+            Ok(read) => read,
             Err(error) => {
-                tracing::error!(%error, "dropping a job");
-                let _ = self.engine.queue.ack(&lease).await;
-                return;
+                tracing::error!(%error, "refusing a job");
+                return self.end(&lease, Way::Refused).await;
             }
         };
-        self.running().insert(lease.job.id.clone(), (lease.clone(), of.clone()));
-        let ended = self.attempt(&lease, of.clone()).await;
-        self.running().remove(&lease.job.id);
+        if let (Some(fleet), false) = (&self.fleet, self.offers.offers(&function)) {
+            return fleet.decline(&self.engine, &lease, of, &function).await;
+        }
+        self.running.lock().insert(lease.job.id.clone(), (lease.clone(), of.clone()));
+        let span = tracing::info_span!("job", execution.id = %of.execution, call.id = of.call.0, attempt = of.number,
+                                       function, queue = lease.job.queue);
+        let ended = self.attempt(&lease, of.clone()).instrument(span).await;
+        self.running.lock().remove(&lease.job.id);
         if let Err(error) = ended {
             tracing::error!(execution.id = %of.execution, call.id = of.call.0, %error, "a step failed");
         }
@@ -135,28 +250,35 @@ impl Worker {
     async fn attempt(&self, lease: &Lease, of: AttemptOf) -> Result<(), OrchestrationError> {
         let engine = &*self.engine;
         let _busy = engine.db.busy();
-        let Some(work) = load_work(engine, &lease.job).await? else {
-            engine.queue.ack(lease).await?;
+        let Some(work) = load_work(engine, lease).await? else {
+            self.end(lease, Way::Done).await;
             return Ok(());
         };
         let started_at = engine.now();
         self.mark_running(&of, started_at);
         engine.observe(Event::Began(&of));
         let log = Arc::new(CallLog::default());
-        let (outcome, retry) = attempt::run(&self.registry, &engine.offers, work, &log).await;
+        let callback = self.callback(&work).await?;
+        let (outcome, retry) = match attempt::run(&self.registry, &self.offers, work, callback, &log).await {
+            Ended::Settled(outcome, retry) => (outcome, retry),
+            Ended::Later(timeout) => return self.leave_to_others(lease, of, started_at, timeout).await,
+        };
         engine.observe(Event::Ran(&of));
         let log = log.lines(&of, engine.now());
         let worker = Some(engine.worker.clone());
         let attempted = Attempted { of, outcome, retry, started_at: Some(started_at), worker, log };
         if let Some(claimed) = foresee(engine, &attempted) {
             match drive(engine, claimed).await {
-                Ok(()) => return self.acknowledge(lease).await,
+                Ok(()) => {
+                    self.end(lease, Way::Done).await;
+                    return Ok(());
+                }
                 Err(error) => tracing::warn!(%error, "a step that ran ahead of its claim failed"),
             }
             return self.after_foresight(lease, attempted).await;
         }
         let settled = self.record(attempted).await?;
-        self.acknowledge(lease).await?;
+        self.end(lease, Way::Done).await;
         match settled {
             Settled::Recorded(Some(claimed)) => drive(engine, claimed).await,
             Settled::Recorded(None) | Settled::Retrying | Settled::Ignored => Ok(()),
@@ -168,7 +290,7 @@ impl Worker {
     async fn after_foresight(&self, lease: &Lease, attempted: Attempted) -> Result<(), OrchestrationError> {
         let execution = attempted.of.execution.clone();
         let settled = self.record(attempted).await?;
-        self.acknowledge(lease).await?;
+        self.end(lease, Way::Done).await;
         let claimed = match settled {
             Settled::Recorded(claimed) => claimed,
             Settled::Ignored => look_again(&self.engine, &execution).await?,
@@ -180,11 +302,45 @@ impl Worker {
         }
     }
 
-    /// The outcome is safe: a queue that is away now only hands the job out again, to be dropped.
-    async fn acknowledge(&self, lease: &Lease) -> Result<(), OrchestrationError> {
-        if let Err(error) = self.engine.queue.ack(lease).await {
-            tracing::warn!(%error, "a finished job could not be acknowledged");
+    /// What matters is recorded: a queue that is away now only hands the job out again, to be dropped.
+    async fn end(&self, lease: &Lease, way: Way) {
+        if let Err(error) = self.engine.queue.end(lease, way).await {
+            tracing::warn!(%error, job = %lease.job.id, ?way, "a lease could not be ended; it expires");
         }
+    }
+
+    /// The right to complete the call later, for a function that may want it. Recorded before the function
+    /// can have told anybody.
+    async fn callback(&self, work: &Work) -> Result<Option<String>, OrchestrationError> {
+        let found = attempt::find(&self.registry, &self.offers, work);
+        if !found.is_some_and(|(_, registered)| registered.function.may_defer()) {
+            return Ok(None);
+        }
+        let token = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+        let (key, of, now) = (token.clone(), work.attempt.clone(), self.engine.now());
+        self.engine.db.write(move |conn| callbacks::insert(conn, &key, &of, now)).await?;
+        Ok(Some(token))
+    }
+
+    /// Nobody here runs the call any more; it is given up when nobody has completed it in its time.
+    async fn leave_to_others(
+        &self,
+        lease: &Lease,
+        of: AttemptOf,
+        now: Timestamp,
+        timeout: Duration,
+    ) -> Result<(), OrchestrationError> {
+        let (nobody, until) = (WorkerId(CALLBACK.into()), now.after(timeout));
+        let engine = &self.engine;
+        engine
+            .db
+            .write(move |conn| {
+                // The lazy mark may have been written already, in this worker's name.
+                calls::release(conn, &of, now)?;
+                calls::begin(conn, &of, &nobody, now, until)
+            })
+            .await?;
+        self.end(lease, Way::Done).await;
         Ok(())
     }
 
@@ -207,35 +363,9 @@ impl Worker {
         }
     }
 
-    /// Renews the leases of everything that runs, in the queue and in the store.
-    async fn beat(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(self.settings.beat);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let running: Vec<(Lease, AttemptOf)> = self.running().values().cloned().collect();
-            if running.is_empty() {
-                continue;
-            }
-            let leases: Vec<Lease> = running.iter().map(|(lease, _)| lease.clone()).collect();
-            match self.engine.queue.beat(&leases).await {
-                Ok(lost) if lost.is_empty() => {}
-                Ok(lost) => tracing::warn!(count = lost.len(), "leases were lost; their outcomes will be fenced"),
-                Err(error) => tracing::warn!(%error, "leases cannot be renewed"),
-            }
-            let (worker, until) = (self.engine.worker.clone(), self.engine.now().after(self.engine.settings.lease));
-            self.engine.db.write_lazily(move |conn| {
-                for (_, of) in &running {
-                    calls::beat(conn, of, &worker, until)?;
-                }
-                Ok(())
-            });
-        }
-    }
-
     /// What was cut short is pending again, under the same attempt.
     async fn give_back(&self) {
-        let running: Vec<(Lease, AttemptOf)> = self.running().drain().map(|(_, held)| held).collect();
+        let running: Vec<(Lease, AttemptOf)> = self.running.lock().drain().map(|(_, held)| held).collect();
         let now = self.engine.now();
         let attempts: Vec<AttemptOf> = running.iter().map(|(_, of)| of.clone()).collect();
         let released = self
@@ -247,13 +377,7 @@ impl Worker {
             tracing::warn!(%error, "calls could not be given back; their leases expire");
         }
         for (lease, _) in &running {
-            if let Err(error) = self.engine.queue.release(lease).await {
-                tracing::warn!(%error, "a job could not be given back; its lease expires");
-            }
+            self.end(lease, Way::Front).await;
         }
-    }
-
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, (Lease, AttemptOf)>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

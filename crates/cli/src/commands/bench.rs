@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{args, failure::wrong, output::line, owner};
+use crate::{args, failure::wrong, output::line};
 
 const FANOUT: &str = "
 import asyncio
@@ -181,7 +181,8 @@ impl Bench {
         let registry = Registry::new().function("noop", |i: i64| async move { Ok::<_, FunctionError>(i) });
         let seen = Arc::new(Seen::default());
         let queue = Arc::new(MemoryQueue::new(Duration::from_secs(60), usize::MAX));
-        let engine = Engine::new(db, queue, owner::this_process(), registry.offers()).observed_by(seen.clone());
+        let engine =
+            Engine::new(db, queue, durable_process::this_process(), registry.offers()).observed_by(seen.clone());
         let engine = Arc::new(engine);
         let stop = CancellationToken::new();
         let settings = WorkerSettings { concurrency: CONCURRENCY, ..WorkerSettings::default() };

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod run;
+mod start;
 mod view;
 
 use std::process::ExitCode;
@@ -14,6 +15,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(args).await,
         Command::Resume(args) => run::resume(args).await,
+        Command::Start(args) => start::start(args).await,
+        Command::Migrate(args) => view::migrate(&args).await,
         Command::List(args) => view::list(args).await,
         Command::Show(args) => view::show(args).await,
         Command::Calls(args) => view::calls(args).await,

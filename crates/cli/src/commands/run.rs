@@ -5,10 +5,11 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 use durable_core::{
     id::{ExecutionId, WorkerId},
     interpreter::Program,
-    model::{Execution, ExecutionStatus, Json},
+    model::{Execution, ExecutionStatus, Failure, Json},
     orchestrator::{OrchestrationError, rescue::take_over, start},
     store::{Db, calls, executions},
 };
+use durable_process::{Owner, look_up};
 use durable_worker::Registry;
 use serde_json::json;
 
@@ -18,7 +19,6 @@ use crate::{
     embedded::{self, Embedded, Ended},
     failure::{EXECUTION_FAILED, INTERRUPTED, wrong},
     output::{line, note},
-    owner::{self, Owner},
     progress::{Progress, seconds},
     sources::{self, Launch},
 };
@@ -97,7 +97,7 @@ impl Session {
         }
         let id = &execution.id;
         for owner in self.owners(&execution).await? {
-            match owner::look_up(&owner) {
+            match look_up(&owner) {
                 Owner::Dead => {}
                 Owner::Alive(pid) => return Err(wrong(format!("execution {id} is being run by process {pid}"))),
                 Owner::Elsewhere => {
@@ -155,15 +155,20 @@ impl Session {
             return ExitCode::SUCCESS;
         }
         if let (Some(failure), false) = (&execution.error, self.json) {
-            match &failure.traceback {
-                Some(traceback) => note(traceback.trim_end()),
-                None => note(format_args!("{failure}")),
-            }
-            if let Some(hint) = failure.message.split_once("\nhint: ").map(|(_, hint)| hint) {
-                note(format_args!("hint: {hint}"));
-            }
-            note(format_args!("error: execution {} failed: {}", execution.id, failure.kind));
+            print_failure(execution.id.as_str(), failure);
         }
         ExitCode::from(EXECUTION_FAILED)
     }
+}
+
+/// Why an execution failed: traceback, hint, and a last line that names it.
+pub(crate) fn print_failure(id: &str, failure: &Failure) {
+    match &failure.traceback {
+        Some(traceback) => note(traceback.trim_end()),
+        None => note(format_args!("{failure}")),
+    }
+    if let Some(hint) = failure.message.split_once("\nhint: ").map(|(_, hint)| hint) {
+        note(format_args!("hint: {hint}"));
+    }
+    note(format_args!("error: execution {id} failed: {}", failure.kind));
 }

@@ -1,89 +1,111 @@
 //! dispatch: jobs for pending function calls go to the queue. Safe to repeat: the queue refuses an
 //! attempt that it already has, and `settle` refuses a second outcome.
 
-use durable_queue::{Enqueued, Job, JobId};
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use durable_queue::{Enqueued, Job, JobId, Lease};
+use serde_json::value::RawValue;
 
 use super::{Engine, Event, OrchestrationError};
 use crate::{
     id::{CallId, ExecutionId},
     model::Json,
     store::calls::{self, AttemptOf, Work},
+    time::Timestamp,
 };
 
 /// Arguments up to this many bytes travel in the job, which saves its worker a read.
 const INLINE: usize = 16 << 10;
 
-/// A job's body.
-#[derive(Debug, Serialize, Deserialize)]
-struct Body {
-    execution: ExecutionId,
-    call: CallId,
-    attempt: i64,
-    function: String,
-    /// Arguments as JSON text; absent when they are too large to travel.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    args: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kwargs: Option<String>,
-}
+/// When calls are pushed again that the queue could not be told of.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// Pushes calls. A queue that is full or unreachable is no failure of theirs: the clock pushes
-/// them again.
-pub async fn dispatch(engine: &Engine, id: &ExecutionId, work: Vec<Work>) -> Result<(), OrchestrationError> {
+/// Pushes calls; answers which queues were full. A queue that is full or unreachable is no failure of
+/// theirs: the clock pushes them again.
+pub async fn dispatch(engine: &Engine, work: Vec<Work>) -> Vec<String> {
     if work.is_empty() {
-        return Ok(());
+        return Vec::new();
     }
-    let jobs: Vec<Job> = work.into_iter().map(job).collect();
-    let answers = engine.queue.enqueue(jobs).await?;
-    let full = answers.iter().filter(|answer| **answer == Enqueued::Full).count();
-    if full > 0 {
-        tracing::info!(execution.id = %id, full, "the queue is full; these calls are pushed again later");
+    let attempts: Vec<AttemptOf> = work.iter().map(|work| work.attempt.clone()).collect();
+    let queues: Vec<String> = work.iter().map(|work| work.queue.clone()).collect();
+    let jobs: Vec<Job> = work.into_iter().map(|work| job(engine, work)).collect();
+    match engine.queue.enqueue(jobs).await {
+        Ok(answers) => {
+            attempts.first().into_iter().for_each(|of| engine.observe(Event::Dispatched(&of.execution)));
+            let refused = answers.iter().zip(attempts.into_iter().zip(queues));
+            let refused = refused.filter(|(answer, _)| **answer == Enqueued::Full).map(|(_, refused)| refused);
+            let (attempts, mut full): (_, Vec<String>) = refused.unzip();
+            not_queued(engine, attempts, engine.now());
+            full.sort();
+            full.dedup();
+            full
+        }
+        Err(error) => {
+            tracing::warn!(%error, calls = attempts.len(), "calls could not be queued; they are pushed again soon");
+            not_queued(engine, attempts, engine.now().after(AFTER_FAILURE));
+            Vec::new()
+        }
     }
-    engine.observe(Event::Dispatched(id));
-    Ok(())
 }
 
-fn job(work: Work) -> Job {
+/// Lost, this makes nothing wrong: every pending call has a date for its next push already.
+pub fn not_queued(engine: &Engine, attempts: Vec<AttemptOf>, at: Timestamp) {
+    if attempts.is_empty() {
+        return;
+    }
+    engine.db.write_lazily(move |conn| attempts.iter().try_for_each(|of| calls::not_queued(conn, of, at)));
+}
+
+fn job(engine: &Engine, work: Work) -> Job {
     let Work { attempt: of, function, queue, args, kwargs } = work;
-    let inline = args.0.len() + kwargs.0.len() <= INLINE;
-    let body = Body {
-        execution: of.execution.clone(),
-        call: of.call,
-        attempt: of.number,
-        function,
-        args: inline.then_some(args.0),
-        kwargs: inline.then_some(kwargs.0),
-    };
+    // A worker that is not ours has nowhere to read them from.
+    let inline = args.0.len() + kwargs.0.len() <= INLINE || engine.queue.foreign().contains(&queue);
+    let name = serde_json::Value::from(function);
     Job {
         id: JobId(format!("{}-{}", of.execution, of.call)),
         queue,
         generation: u64::try_from(of.number).unwrap_or(0),
-        body: serde_json::to_string(&body).unwrap_or_else(|error| unreachable!("texts are always JSON: {error}")),
+        body: if inline { format!("[{name},null,{args},{kwargs}]") } else { format!("[{name}]") },
     }
 }
 
 /// A job that makes no sense.
 #[derive(Debug, thiserror::Error)]
-#[error("job {id} has an unreadable body: {cause}")]
+#[error("job {id} is none of ours: {cause}")]
 pub struct UnreadableJob {
     id: JobId,
-    cause: serde_json::Error,
+    cause: String,
+}
+
+/// Which call a job is for.
+pub fn call_of(id: &JobId) -> Option<(ExecutionId, CallId)> {
+    let (execution, call) = id.0.rsplit_once('-')?;
+    Some((execution.parse().ok()?, CallId(call.parse().ok()?)))
 }
 
 /// Which attempt a job is for, and the function's name: what is known before anything is read.
 pub fn read_job(job: &Job) -> Result<(AttemptOf, String), UnreadableJob> {
-    let body: Body = serde_json::from_str(&job.body).map_err(|cause| UnreadableJob { id: job.id.clone(), cause })?;
-    Ok((AttemptOf { execution: body.execution, call: body.call, number: body.attempt }, body.function))
+    let unreadable = |cause: String| UnreadableJob { id: job.id.clone(), cause };
+    let (execution, call) = call_of(&job.id).ok_or_else(|| unreadable("its id is not EXECUTION-CALL".into()))?;
+    let parts: Vec<Box<RawValue>> = serde_json::from_str(&job.body)
+        .map_err(|error| unreadable(format!("its data is not a call as JSON ({error})")))?;
+    let name = parts.first().and_then(|name| serde_json::from_str(name.get()).ok());
+    let name = name.ok_or_else(|| unreadable("its data names no function".into()))?;
+    let number = i64::try_from(job.generation).unwrap_or(0);
+    if number == 0 {
+        return Err(unreadable("it has no generation".into()));
+    }
+    Ok((AttemptOf { execution, call, number }, name))
 }
 
 /// The work that a job asks for; none when the call is settled or another attempt has replaced this.
-pub async fn load_work(engine: &Engine, job: &Job) -> Result<Option<Work>, OrchestrationError> {
-    let Ok(body) = serde_json::from_str::<Body>(&job.body) else { return Ok(None) };
-    let attempt = AttemptOf { execution: body.execution, call: body.call, number: body.attempt };
-    if let (Some(args), Some(kwargs)) = (body.args, body.kwargs) {
-        let queue = job.queue.clone();
-        return Ok(Some(Work { attempt, function: body.function, queue, args: Json(args), kwargs: Json(kwargs) }));
+pub async fn load_work(engine: &Engine, lease: &Lease) -> Result<Option<Work>, OrchestrationError> {
+    let Ok((attempt, function)) = read_job(&lease.job) else { return Ok(None) };
+    let parts: Vec<Box<RawValue>> = serde_json::from_str(&lease.job.body).unwrap_or_default();
+    // Handed out before: its outcome may have been recorded by a worker that died before it could say so.
+    if let ([_, _, args, kwargs], 1) = (parts.as_slice(), lease.deliveries) {
+        let (args, kwargs) = (Json(args.get().to_owned()), Json(kwargs.get().to_owned()));
+        return Ok(Some(Work { attempt, function, queue: lease.job.queue.clone(), args, kwargs }));
     }
     Ok(engine.db.read(move |conn| calls::work(conn, &attempt)).await?)
 }

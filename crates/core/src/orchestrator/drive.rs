@@ -43,7 +43,6 @@ enum Turned {
 }
 
 async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, OrchestrationError> {
-    let id = claimed.id().clone();
     let step = match advance(engine, &claimed).await {
         Ok(step) => step,
         Err(OrchestrationError::Advance { source, .. }) if is_final(&source) => {
@@ -62,7 +61,7 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
         End::Fail { failure, abandoned } => end(engine, claimed, Err(failure), abandoned, log).await,
         End::Pause(waiting) => match pause(engine, claimed, waiting, log).await? {
             Some(Paused { work, look_again }) => {
-                dispatch(engine, &id, work).await?;
+                dispatch(engine, work).await;
                 Ok(Turned::Waits { look: look_again })
             }
             None => Ok(Turned::Lost),

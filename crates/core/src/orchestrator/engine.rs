@@ -2,11 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use durable_queue::{Queue, QueueError};
+use durable_queue::{Bell, Queue, QueueError};
 use tokio::sync::Notify;
 
 use super::{
@@ -120,8 +123,14 @@ pub struct Engine {
     programs: Mutex<HashMap<String, Arc<Program>>>,
     hot: Mutex<HashMap<ExecutionId, Hot>>,
     /// Rung when something became due sooner than the clock loop may know.
-    pub sooner: Notify,
+    bell: Notify,
+    /// Whether this process has a clock loop; otherwise others are told.
+    has_clock: AtomicBool,
 }
+
+/// The longest that a clock loop sleeps: another process may have made something due that nobody here
+/// was told of.
+pub const CLOCK_IDLE: Duration = Duration::from_secs(1);
 
 /// Compiled workflows that are kept at hand.
 const PROGRAMS_KEPT: usize = 256;
@@ -143,7 +152,8 @@ impl Engine {
             observer: Arc::new(()),
             programs: Mutex::default(),
             hot: Mutex::default(),
-            sooner: Notify::new(),
+            bell: Notify::new(),
+            has_clock: AtomicBool::new(false),
         }
     }
 
@@ -162,6 +172,32 @@ impl Engine {
     /// Tells whoever watches.
     pub fn observe(&self, event: Event<'_>) {
         self.observer.observe(&event);
+    }
+
+    /// Something becomes due after `wait`. Clocks look up once a second in any case; what is due sooner
+    /// they have to be told.
+    pub(super) fn sooner(&self, wait: Duration) {
+        if self.has_clock.load(Ordering::Relaxed) {
+            self.bell.notify_waiters();
+        } else if wait < CLOCK_IDLE {
+            self.ring(Bell::Sooner);
+        }
+    }
+
+    /// Tells other processes something, without waiting until they have heard.
+    pub(super) fn ring(&self, bell: Bell) {
+        let queue = self.queue.clone();
+        tokio::spawn(async move {
+            if let Err(error) = queue.ring(bell).await {
+                tracing::debug!(%error, "a bell was not heard");
+            }
+        });
+    }
+
+    /// For the clock loop: rung when it has to look sooner than it would.
+    pub fn clock_bell(&self) -> &Notify {
+        self.has_clock.store(true, Ordering::Relaxed);
+        &self.bell
     }
 
     /// Keeps a compiled workflow at hand.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use durable_queue::Bell;
+
 use super::{Engine, Event, OrchestrationError, claim::Claimed};
 use crate::{
     id::{CallId, ExecutionId},
@@ -54,6 +56,7 @@ pub async fn finish(
         held.observe(engine);
         let failure = result.as_ref().as_ref().err();
         tracing::info!(execution.id = %id, failed = failure.is_some(), "execution finished");
+        engine.ring(Bell::Ended(id.to_string()));
         engine.observe(Event::Finished { execution: &id, failure, log: &log });
     } else {
         tracing::warn!(execution.id = %id, "the claim was lost before the end; dropping this turn");

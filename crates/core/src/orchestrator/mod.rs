@@ -19,5 +19,5 @@ pub mod settle;
 pub mod start;
 pub mod timers;
 
-pub use engine::{Engine, OrchestrationError, Settings};
+pub use engine::{CLOCK_IDLE, Engine, OrchestrationError, Settings};
 pub use event::{Event, Observer};

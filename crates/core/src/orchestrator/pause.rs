@@ -65,8 +65,9 @@ pub async fn pause(
     }
     engine.keep_hot(&id, foresee::keep(&won, &pause));
     held.observe(engine);
-    if due_at.is_some() || pause.new_calls.iter().any(|call| call.kind == CallKind::Timer) {
-        engine.sooner.notify_waiters();
+    let timers = pause.new_calls.iter().filter(|call| call.kind == CallKind::Timer).filter_map(|call| call.delay);
+    if let Some(soonest) = timers.chain(due_at.map(|at| at.since(now))).min() {
+        engine.sooner(soonest);
     }
     let snapshot_bytes = pause.snapshot.bytes.len();
     engine.observe(Event::Paused { execution: &id, new_calls: &pause.new_calls, snapshot_bytes, log: &log });

@@ -2,7 +2,9 @@
 //! that nobody claimed is taken up, and a waiting gather is looked at in case the process that
 //! settled its last call died before it could claim.
 
-use super::{Engine, OrchestrationError, claim::claim, drive::drive, pause::look_again};
+use std::time::Duration;
+
+use super::{Engine, OrchestrationError, claim::claim, drive::drive, pause::look_again, timers::all};
 use crate::{
     id::{ExecutionId, WorkerId},
     model::{Execution, ExecutionStatus},
@@ -18,16 +20,19 @@ pub async fn tick(engine: &Engine, now: Timestamp) -> Result<usize, Orchestratio
     let whose = engine.whose.clone();
     let due = engine.db.read(move |conn| executions::due(conn, &whose, now, AT_ONCE)).await?;
     let count = due.len();
-    for execution in due {
-        let claimed = match execution.status {
-            ExecutionStatus::Waiting => look(engine, &execution, now).await?,
-            _ => claim(engine, &execution.id).await?,
-        };
-        if let Some(claimed) = claimed {
-            drive(engine, claimed).await?;
-        }
-    }
+    all(due, |execution| act(engine, execution, now)).await?;
     Ok(count)
+}
+
+async fn act(engine: &Engine, execution: Execution, now: Timestamp) -> Result<(), OrchestrationError> {
+    let claimed = match execution.status {
+        ExecutionStatus::Waiting => look(engine, &execution, now).await?,
+        _ => claim(engine, &execution.id).await?,
+    };
+    match claimed {
+        Some(claimed) => drive(engine, claimed).await,
+        None => Ok(()),
+    }
 }
 
 async fn look(
@@ -41,6 +46,12 @@ async fn look(
     let (id, epoch) = (execution.id.clone(), execution.epoch);
     engine.db.write(move |conn| executions::look_again(conn, &id, epoch, now.after(wait))).await?;
     look_again(engine, &execution.id).await
+}
+
+/// The queue has lost everything: what was in it is pushed again.
+pub async fn push_everything(engine: &Engine, now: Timestamp) -> Result<usize, OrchestrationError> {
+    let whose = engine.whose.clone();
+    Ok(engine.db.write(move |conn| calls::push_everything(conn, &whose, now)).await?)
 }
 
 /// Takes an execution over from the process that ran it by itself and is known to be dead, or that
@@ -62,6 +73,6 @@ pub async fn take_over(engine: &Engine, id: &ExecutionId, from: Option<&WorkerId
             Ok(true)
         })
         .await?;
-    engine.sooner.notify_waiters();
+    engine.sooner(Duration::ZERO);
     Ok(adopted)
 }

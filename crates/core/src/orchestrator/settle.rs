@@ -81,7 +81,7 @@ pub async fn settle(engine: &Engine, attempted: Attempted) -> Result<Settled, Or
                 tracing::info!(execution.id = %of.execution, call.id = of.call.0, %failure, ?wait, "attempt failed");
                 engine.observe(Event::Retrying { of, failure, wait });
             }
-            engine.sooner.notify_waiters();
+            engine.sooner(wait);
             Settled::Retrying
         }
         Verdict::Settled(claimed, group) => {

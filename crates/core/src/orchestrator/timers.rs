@@ -1,6 +1,8 @@
 //! timers: what becomes due. A timer fires, a retry starts, a call that nobody began is pushed
 //! again, a call whose worker is silent is given up.
 
+use futures::{StreamExt, stream};
+
 use super::{
     Engine, OrchestrationError,
     dispatch::dispatch,
@@ -8,34 +10,90 @@ use super::{
     settle::{Attempted, Retry, Settled, settle},
 };
 use crate::{
-    model::{Call, CallKind, CallStatus, Failure, Json, Outcome},
+    model::{Call, CallKind, Failure, Json, Outcome},
+    retry::RetryPolicy,
     store::calls::{self, AttemptOf},
     time::Timestamp,
 };
 
-/// Most calls that one tick acts on; the rest is due at the next, at once.
+/// Most calls that one tick settles or gives up; the rest is due at the next, at once.
 const AT_ONCE: i64 = 500;
+
+/// Most calls that one tick pushes.
+const PUSHED_AT_ONCE: i64 = 1000;
+
+/// How many executions one tick moves on at the same time.
+const SIDE_BY_SIDE: usize = 16;
 
 /// The type of the failure of an attempt whose worker died or fell silent.
 pub const WORKER_LOST: &str = "durable.WorkerLost";
 
-/// Acts on every call that is due at `now`; answers how many.
+/// Stands for the worker of a call that somebody outside completes.
+pub const CALLBACK: &str = "callback";
+
+/// Settles or gives up every call that is due at `now`; answers how many.
 pub async fn tick(engine: &Engine, now: Timestamp) -> Result<usize, OrchestrationError> {
     let whose = engine.whose.clone();
     let due = engine.db.read(move |conn| calls::due(conn, &whose, now, AT_ONCE)).await?;
     let count = due.len();
-    let mut pushes = Vec::new();
-    for call in due {
-        match (call.kind, call.status) {
-            (CallKind::Function, CallStatus::Pending) => pushes.push(call),
-            (CallKind::Timer, _) => fire(engine, call).await?,
-            (CallKind::Function, _) => give_up(engine, call).await?,
+    all(due, |call| act(engine, call)).await?;
+    Ok(count)
+}
+
+async fn act(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
+    match (call.kind, call.status) {
+        (CallKind::Timer, _) => fire(engine, call).await,
+        (CallKind::Function, _) => give_up(engine, call).await,
+    }
+}
+
+/// Acts on each, some of them side by side. What one fails at does not keep the others; the first
+/// failure is answered in the end.
+pub(super) async fn all<T, F: Future<Output = Result<(), OrchestrationError>>>(
+    things: Vec<T>,
+    act: impl Fn(T) -> F,
+) -> Result<(), OrchestrationError> {
+    let mut acts = stream::iter(things).map(act).buffer_unordered(SIDE_BY_SIDE);
+    let mut first = Ok(());
+    while let Some(done) = acts.next().await {
+        if first.is_ok() {
+            first = done;
         }
     }
-    for call in pushes {
-        push(engine, call, now).await?;
+    first
+}
+
+/// What a push came to.
+#[derive(Debug, Default)]
+pub struct Pushed {
+    /// Calls that were due.
+    pub calls: usize,
+    /// Queues that had no room for all of theirs.
+    pub full: Vec<String>,
+}
+
+/// Pushes function calls that became due, those of `full` queues excepted.
+pub async fn push(engine: &Engine, now: Timestamp, full: Vec<String>) -> Result<Pushed, OrchestrationError> {
+    let (whose, again) = (engine.whose.clone(), now.after(engine.settings.push_again));
+    let due = engine.db.read(move |conn| calls::to_push(conn, &whose, now, &full, PUSHED_AT_ONCE)).await?;
+    if due.is_empty() {
+        return Ok(Pushed::default());
     }
-    Ok(count)
+    // First the dates, then the push: if this process dies in between, the push comes at that date.
+    let mine = engine
+        .db
+        .write(move |conn| {
+            let mut mine = Vec::new();
+            for work in &due {
+                if calls::pushed(conn, &work.attempt, now, again)? {
+                    mine.push(work.clone());
+                }
+            }
+            Ok(mine)
+        })
+        .await?;
+    let calls = mine.len();
+    Ok(Pushed { calls, full: dispatch(engine, mine).await })
 }
 
 fn attempt_of(call: &Call) -> AttemptOf {
@@ -60,6 +118,13 @@ async fn give_up(engine: &Engine, call: Call) -> Result<(), OrchestrationError> 
         engine.db.write(move |conn| calls::beat(conn, &of, &me, until)).await?;
         return Ok(());
     }
+    if worker == CALLBACK {
+        let message = format!("nobody completed {} in its time (attempt {})", call.function, call.attempt);
+        let outcome = Outcome::Failed(Failure::new("TimeoutError", message));
+        let (of, started_at, retry) = (attempt_of(&call), call.started_at, Retry::By(RetryPolicy::default()));
+        let attempted = Attempted { of, outcome, retry, started_at, worker: call.worker, log: Vec::new() };
+        return settle_and_drive(engine, attempted).await;
+    }
     let message = format!("{worker} was lost while it ran {} (attempt {})", call.function, call.attempt);
     tracing::info!(execution.id = %call.execution_id, call.id = call.id.0, "{message}");
     settle_and_drive(
@@ -81,19 +146,4 @@ async fn settle_and_drive(engine: &Engine, attempted: Attempted) -> Result<(), O
         Settled::Recorded(Some(claimed)) => drive(engine, claimed).await,
         Settled::Recorded(None) | Settled::Retrying | Settled::Ignored => Ok(()),
     }
-}
-
-async fn push(engine: &Engine, call: Call, now: Timestamp) -> Result<(), OrchestrationError> {
-    let of = attempt_of(&call);
-    let again = now.after(engine.settings.push_again);
-    let id = call.execution_id.clone();
-    // First the date, then the push: if this process dies in between, the push comes at that date.
-    let work = engine
-        .db
-        .write(move |conn| {
-            calls::push_again(conn, &of, again)?;
-            calls::work(conn, &of)
-        })
-        .await?;
-    dispatch(engine, &id, work.into_iter().collect()).await
 }

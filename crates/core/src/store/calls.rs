@@ -1,8 +1,8 @@
 //! Calls: inserted by the pause that made them, settled once, delivered once.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
-    dsl::sql, expression::SqlLiteral, sql_types::Bool,
+    BoolExpressionMethods, ExpressionMethods, Insertable, NullableExpressionMethods, OptionalExtension, QueryDsl,
+    RunQueryDsl, SelectableHelper, dsl::sql, expression::SqlLiteral, sql_types::Bool,
 };
 
 use super::{
@@ -32,6 +32,16 @@ fn is_settled() -> SqlLiteral<Bool> {
     sql("calls.status IN ('completed', 'failed')")
 }
 
+/// What the clock settles or gives up, see [`is_open`].
+fn is_clocked() -> SqlLiteral<Bool> {
+    sql("calls.due_at IS NOT NULL AND NOT (calls.status = 'pending' AND calls.kind = 'function')")
+}
+
+/// What waits to be pushed, or to be begun once it was, see [`is_open`].
+fn is_to_push() -> SqlLiteral<Bool> {
+    sql("calls.status = 'pending' AND calls.kind = 'function'")
+}
+
 #[derive(Insertable)]
 #[diesel(table_name = calls)]
 struct NewRow<'a> {
@@ -50,6 +60,7 @@ struct NewRow<'a> {
     due_at: Option<i64>,
     created_at: i64,
     completed_at: Option<i64>,
+    queued: bool,
 }
 
 /// Where and when new calls are inserted.
@@ -93,6 +104,7 @@ pub fn insert(conn: &mut DbConnection, at: Insertion<'_>, new: &[NewCall], aband
                 due_at: (!abandoned).then(|| due(call).0),
                 created_at: at.now.0,
                 completed_at: abandoned.then_some(at.now.0),
+                queued: call.kind == CallKind::Function && !abandoned,
             })
             .collect();
         match conn {
@@ -297,6 +309,7 @@ pub fn retry(conn: &mut DbConnection, of: &AttemptOf, due_at: Timestamp) -> Resu
             calls::status.eq(CallStatus::Pending.as_str()),
             calls::attempt.eq(of.number + 1),
             calls::worker.eq(None::<String>),
+            calls::queued.eq(false),
             calls::due_at.eq(Some(due_at.0)),
         ))
         .execute(conn)?;
@@ -311,6 +324,7 @@ pub fn release(conn: &mut DbConnection, of: &AttemptOf, now: Timestamp) -> Resul
         .set((
             calls::status.eq(CallStatus::Pending.as_str()),
             calls::worker.eq(None::<String>),
+            calls::queued.eq(false),
             calls::due_at.eq(Some(now.0)),
         ))
         .execute(conn)?;
@@ -386,9 +400,9 @@ pub fn work(conn: &mut DbConnection, of: &AttemptOf) -> Result<Option<Work>, Sto
     }))
 }
 
-/// Calls that the clock has to act on, those due longest first.
+/// Calls that the clock has to settle or to give up, those due longest first.
 pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Vec<Call>, StoreError> {
-    let due = calls::table.filter(calls::due_at.le(now.0)).order(calls::due_at).limit(limit);
+    let due = calls::table.filter(is_clocked()).filter(calls::due_at.le(now.0)).order(calls::due_at).limit(limit);
     let rows: Vec<CallRow> = match whose {
         Whose::Served => due
             .inner_join(executions::table)
@@ -400,28 +414,132 @@ pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -
     rows.into_iter().map(Call::try_from).collect()
 }
 
-/// When the clock has to act on a call next.
-pub fn next_due(conn: &mut DbConnection, whose: &Whose) -> Result<Option<Timestamp>, StoreError> {
-    let next = calls::table.filter(calls::due_at.is_not_null()).order(calls::due_at).limit(1);
-    let next: Option<Option<i64>> = match whose {
-        Whose::Served => next
+/// The queues that calls wait to be pushed to, or to be begun in. From one to the next by the index, so
+/// that a long backlog is not walked through.
+fn queues(conn: &mut DbConnection) -> Result<Vec<String>, StoreError> {
+    let mut queues: Vec<String> = Vec::new();
+    loop {
+        let last = queues.last().map_or("", String::as_str);
+        let next = calls::table.filter(is_to_push()).filter(calls::queue.gt(last)).order(calls::queue).limit(1);
+        match next.select(calls::queue).first::<String>(conn).optional()? {
+            Some(queue) => queues.push(queue),
+            None => return Ok(queues),
+        }
+    }
+}
+
+/// Function calls to be pushed to their queues, the oldest of each first; none of those queues that are full.
+pub fn to_push(
+    conn: &mut DbConnection,
+    whose: &Whose,
+    now: Timestamp,
+    full: &[String],
+    limit: i64,
+) -> Result<Vec<Work>, StoreError> {
+    let mut found = Vec::new();
+    for queue in queues(conn)?.iter().filter(|queue| !full.contains(queue)) {
+        found.extend(to_push_in(conn, whose, now, queue, limit)?);
+    }
+    Ok(found)
+}
+
+fn to_push_in(
+    conn: &mut DbConnection,
+    whose: &Whose,
+    now: Timestamp,
+    queue: &str,
+    limit: i64,
+) -> Result<Vec<Work>, StoreError> {
+    let due = calls::table
+        .filter(is_to_push())
+        .filter(calls::queue.eq(queue))
+        .filter(calls::due_at.le(now.0))
+        .order((calls::due_at, calls::created_at))
+        .limit(limit);
+    let columns = (calls::execution_id, calls::call_id, calls::attempt, calls::function, calls::args, calls::kwargs);
+    type Row = (String, i64, i64, String, String, String);
+    let rows: Vec<Row> = match whose {
+        Whose::Served => {
+            due.inner_join(executions::table).filter(executions::runner.is_null()).select(columns).load(conn)?
+        }
+        Whose::One(id) => due.filter(calls::execution_id.eq(id.as_str())).select(columns).load(conn)?,
+    };
+    rows.into_iter()
+        .map(|(execution, call, number, function, args, kwargs)| {
+            let execution = execution.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
+            let attempt = AttemptOf { execution, call: rows::call_id(call)?, number };
+            Ok(Work { attempt, function, queue: queue.to_owned(), args: Json(args), kwargs: Json(kwargs) })
+        })
+        .collect()
+}
+
+/// When the clock has to act on a call next: to settle it, to give it up, to push it.
+pub fn next_due(conn: &mut DbConnection, whose: &Whose, full: &[String]) -> Result<Option<Timestamp>, StoreError> {
+    let clocked = calls::table.filter(is_clocked()).order(calls::due_at).limit(1);
+    let soonest: Option<Option<i64>> = match whose {
+        Whose::Served => clocked
             .inner_join(executions::table)
             .filter(executions::runner.is_null())
             .select(calls::due_at)
             .first(conn)
             .optional()?,
         Whose::One(id) => {
-            next.filter(calls::execution_id.eq(id.as_str())).select(calls::due_at).first(conn).optional()?
+            clocked.filter(calls::execution_id.eq(id.as_str())).select(calls::due_at).first(conn).optional()?
         }
     };
-    Ok(next.flatten().map(Timestamp))
+    let mut next = vec![soonest.flatten()];
+    for queue in queues(conn)?.iter().filter(|queue| !full.contains(queue)) {
+        let to_push = calls::table
+            .filter(is_to_push())
+            .filter(calls::queue.eq(queue))
+            .order((calls::due_at, calls::created_at))
+            .limit(1);
+        let soonest: Option<Option<i64>> = match whose {
+            Whose::Served => to_push
+                .inner_join(executions::table)
+                .filter(executions::runner.is_null())
+                .select(calls::due_at)
+                .first(conn)
+                .optional()?,
+            Whose::One(id) => {
+                to_push.filter(calls::execution_id.eq(id.as_str())).select(calls::due_at).first(conn).optional()?
+            }
+        };
+        next.push(soonest.flatten());
+    }
+    Ok(next.into_iter().flatten().min().map(Timestamp))
 }
 
-/// Puts off the next push of a pending call.
-pub fn push_again(conn: &mut DbConnection, of: &AttemptOf, at: Timestamp) -> Result<(), StoreError> {
+/// Lets every function call that waits for a worker be pushed now, the oldest first: the queue has
+/// lost everything.
+pub fn push_everything(conn: &mut DbConnection, whose: &Whose, now: Timestamp) -> Result<usize, StoreError> {
+    // A retry that is not due yet was in no queue.
+    let queued = calls::table.filter(is_to_push()).filter(calls::queued).filter(calls::due_at.gt(now.0));
+    let oldest_first = (calls::due_at.eq(calls::created_at.nullable()), calls::queued.eq(false));
+    Ok(match whose {
+        Whose::Served => diesel::update(queued).set(oldest_first).execute(conn)?,
+        Whose::One(id) => {
+            diesel::update(queued.filter(calls::execution_id.eq(id.as_str()))).set(oldest_first).execute(conn)?
+        }
+    })
+}
+
+/// Notes that a pending call is about to be pushed, and when it is pushed again if nobody begins it.
+/// False when it is no longer due: somebody else pushes it, or it has been begun.
+pub fn pushed(conn: &mut DbConnection, of: &AttemptOf, now: Timestamp, again: Timestamp) -> Result<bool, StoreError> {
+    let due = open_call(of)
+        .filter(calls::attempt.eq(of.number))
+        .filter(calls::status.eq(CallStatus::Pending.as_str()))
+        .filter(calls::due_at.le(now.0));
+    let updated = diesel::update(due).set((calls::due_at.eq(Some(again.0)), calls::queued.eq(true))).execute(conn)?;
+    Ok(updated == 1)
+}
+
+/// The queue did not take a pending call, or nobody there can run it: it is pushed at `at`.
+pub fn not_queued(conn: &mut DbConnection, of: &AttemptOf, at: Timestamp) -> Result<(), StoreError> {
     let pending =
         open_call(of).filter(calls::attempt.eq(of.number)).filter(calls::status.eq(CallStatus::Pending.as_str()));
-    diesel::update(pending).set(calls::due_at.eq(Some(at.0))).execute(conn)?;
+    diesel::update(pending).set((calls::due_at.eq(Some(at.0)), calls::queued.eq(false))).execute(conn)?;
     Ok(())
 }
 

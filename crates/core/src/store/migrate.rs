@@ -29,19 +29,41 @@ pub(super) fn migrate(conn: &mut DbConnection) -> Result<(), StoreError> {
     }
 }
 
+/// The first of this program's migrations that the database lacks.
+pub(super) fn missing(conn: &mut DbConnection) -> Result<Option<String>, StoreError> {
+    match conn {
+        DbConnection::Sqlite(conn) => compare(conn, &SQLITE),
+        DbConnection::Postgres(conn) => compare(conn, &POSTGRES),
+    }
+}
+
+fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+    StoreError::Migration(error.to_string())
+}
+
+fn compare<DB, C>(conn: &mut C, migrations: &EmbeddedMigrations) -> Result<Option<String>, StoreError>
+where
+    DB: diesel::backend::Backend,
+    C: MigrationHarness<DB>,
+    EmbeddedMigrations: MigrationSource<DB>,
+{
+    let own: Vec<Box<dyn Migration<DB>>> = migrations.migrations().map_err(failed)?;
+    let own: BTreeSet<String> = own.iter().map(|migration| migration.name().version().to_string()).collect();
+    let applied: BTreeSet<String> =
+        conn.applied_migrations().map_err(failed)?.iter().map(ToString::to_string).collect();
+    if let Some(newer) = applied.difference(&own).next() {
+        return Err(StoreError::TooNew { newer: newer.clone() });
+    }
+    Ok(own.difference(&applied).next().cloned())
+}
+
 fn apply<DB, C>(conn: &mut C, migrations: EmbeddedMigrations) -> Result<(), StoreError>
 where
     DB: diesel::backend::Backend,
     C: MigrationHarness<DB>,
     EmbeddedMigrations: MigrationSource<DB>,
 {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| StoreError::Migration(error.to_string());
-    let own: Vec<Box<dyn Migration<DB>>> = migrations.migrations().map_err(failed)?;
-    let own: BTreeSet<String> = own.iter().map(|migration| migration.name().version().to_string()).collect();
-    let applied = conn.applied_migrations().map_err(failed)?;
-    if let Some(newer) = applied.iter().map(ToString::to_string).find(|version| !own.contains(version)) {
-        return Err(StoreError::TooNew { newer });
-    }
+    compare(conn, &migrations)?;
     conn.run_pending_migrations(migrations).map_err(failed)?;
     Ok(())
 }

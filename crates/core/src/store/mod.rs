@@ -2,6 +2,7 @@
 //!
 //! [`Db`] runs queries; the queries are free functions on a connection, one file per table.
 
+pub mod callbacks;
 pub mod calls;
 mod connection;
 pub mod executions;
@@ -9,6 +10,7 @@ pub mod logs;
 mod migrate;
 mod rows;
 mod schema;
+pub mod workers;
 mod writer;
 
 pub use connection::{DatabaseUrl, DbConnection, InvalidDatabaseUrl};
@@ -43,6 +45,14 @@ pub enum StoreError {
     TooNew {
         /// The migration that is not known here.
         newer: String,
+    },
+    /// The schema was made by an earlier version of this program, or there is none.
+    #[error("the database {url} lacks the migration {missing}: run durable migrate")]
+    NotMigrated {
+        /// Where, without the password.
+        url: String,
+        /// The first that is missing.
+        missing: String,
     },
     /// A migration failed; the schema is as it was.
     #[error("the database cannot be migrated: {0}")]
@@ -102,6 +112,19 @@ impl Db {
     pub fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
         let mut conn = url.connect()?;
         migrate::migrate(&mut conn)?;
+        Ok(Self::on(url, conn))
+    }
+
+    /// Opens a database whose schema has to be up to date already. Blocks; call it before serving.
+    pub fn open_migrated(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        let mut conn = url.connect()?;
+        if let Some(missing) = migrate::missing(&mut conn)? {
+            return Err(StoreError::NotMigrated { url: url.to_string(), missing });
+        }
+        Ok(Self::on(url, conn))
+    }
+
+    fn on(url: &DatabaseUrl, conn: DbConnection) -> Self {
         let readers = r2d2::Pool::builder()
             .max_size(4)
             .min_idle(Some(0))
@@ -110,7 +133,7 @@ impl Db {
             .test_on_check_out(matches!(url, DatabaseUrl::Postgres(_)))
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build_unchecked(Manager(url.clone()));
-        Ok(Self { readers, writer: Writer::spawn(url.clone(), conn), url: Arc::new(url.clone()) })
+        Self { readers, writer: Writer::spawn(url.clone(), conn), url: Arc::new(url.clone()) }
     }
 
     /// Where it is.

@@ -59,6 +59,7 @@ diesel::table! {
         created_at -> BigInt,
         started_at -> Nullable<BigInt>,
         completed_at -> Nullable<BigInt>,
+        queued -> Bool,
     }
 }
 
@@ -87,6 +88,29 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    workers (name) {
+        name -> Text,
+        host -> Text,
+        pid -> BigInt,
+        queues -> Text,
+        functions -> Text,
+        concurrency -> BigInt,
+        started_at -> BigInt,
+        due_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    callbacks (token) {
+        token -> Text,
+        execution_id -> Text,
+        call_id -> BigInt,
+        attempt -> BigInt,
+        created_at -> BigInt,
+    }
+}
+
 diesel::joinable!(calls -> executions (execution_id));
 
-diesel::allow_tables_to_appear_in_same_query!(sources, executions, origins, calls, attempts, logs);
+diesel::allow_tables_to_appear_in_same_query!(sources, executions, origins, calls, attempts, logs, workers, callbacks);

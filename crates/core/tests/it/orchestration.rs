@@ -41,7 +41,7 @@ async fn a_failed_attempt_is_recorded_and_made_again_after_its_wait() {
         let (lease, work) = rig.jobs().await.remove(0);
         let settled = rig.settle(&work, failed("first"), Retry::By(policy.clone())).await;
         assert!(matches!(settled, Settled::Retrying), "{kind}");
-        rig.engine.queue.ack(&lease).await.unwrap();
+        rig.engine.queue.end(&lease, durable_queue::Way::Done).await.unwrap();
         assert_eq!(rig.tick().await, 0, "{kind}: not before its second is over");
         rig.clock.advance(Duration::from_secs(1));
         assert_eq!(rig.tick().await, 1, "{kind}");
@@ -86,7 +86,7 @@ async fn a_call_whose_worker_fell_silent_is_given_up_and_made_again_until_that_i
             let until = now.after(Duration::from_secs(30));
             let began = rig.engine.db.write(move |conn| calls::begin(conn, &of, &worker, now, until)).await.unwrap();
             assert!(began, "{kind}");
-            rig.engine.queue.ack(&lease).await.unwrap();
+            rig.engine.queue.end(&lease, durable_queue::Way::Done).await.unwrap();
             rig.clock.advance(Duration::from_secs(31));
             rig.tick().await;
             rig.tick().await;

@@ -1,8 +1,10 @@
-//! The memory queue keeps every promise of [`Queue`](durable_queue::Queue).
+//! The conformance suite, over every implementation, and what only Redis can do wrong.
+
+mod redis;
 
 use durable_queue::{MemoryQueue, conformance};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_memory_queue_conforms() {
-    conformance::run(async |lease, capacity| MemoryQueue::new(lease, capacity)).await;
+#[tokio::test]
+async fn memory_queue_conforms() {
+    conformance::run(|lease, capacity| async move { MemoryQueue::new(lease, capacity) }).await;
 }

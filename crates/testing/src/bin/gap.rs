@@ -20,7 +20,9 @@ use durable_core::{
     store::{Db, executions::Whose},
 };
 use durable_queue::MemoryQueue;
-use durable_worker::{CallLog, Function, FunctionError, FunctionOptions, Invocation, Registry, Worker, WorkerSettings};
+use durable_worker::{
+    CallLog, Function, FunctionError, FunctionOptions, Invocation, Registry, Returned, Worker, WorkerSettings,
+};
 use serde_json::Map;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -46,13 +48,13 @@ struct Work(String);
 
 #[async_trait::async_trait]
 impl Function for Work {
-    async fn call(&self, invocation: Invocation, _: &CallLog) -> Result<Json, FunctionError> {
+    async fn call(&self, invocation: Invocation, _: &CallLog) -> Result<Returned, FunctionError> {
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.0)?;
         // One write: lines of functions that run at the same time must not mix.
         file.write_all(format!("{}\n", invocation.idempotency_key()).as_bytes())?;
         file.sync_all()?;
         let args = invocation.args.parse()?;
-        Ok(Json::from(&args[0]))
+        Ok(Json::from(&args[0]).into())
     }
 }
 

@@ -54,15 +54,29 @@ fn only_the_store_speaks_diesel() {
 #[test]
 fn only_the_interpreter_names_monty() {
     must_never("crates/core/src", &["/interpreter/"], &["monty::", "monty_types", "Monty"]);
-    must_never("crates/worker/src", &[], &["monty"]);
-    must_never("crates/orchestrator/src", &[], &["monty"]);
-    // The allocator that keeps the memory limit has to be chosen by the program.
-    must_never("crates/cli/src", &["main.rs"], &["monty"]);
+    // The allocator that keeps the memory limit has to be chosen by the program; and the project has a name.
+    must_never("crates/worker/src", &["main.rs"], &["monty::", "monty_"]);
+    must_never("crates/orchestrator/src", &["main.rs"], &["monty::", "monty_"]);
+    must_never("crates/cli/src", &["main.rs"], &["monty::", "monty_"]);
 }
 
 #[test]
 fn the_queue_knows_no_database_execution_or_interpreter() {
     must_never("crates/queue/src", &[], &["durable_core", "Execution", "sqlite", "postgres"]);
+}
+
+#[test]
+fn keys_of_redis_are_spelt_in_one_place() {
+    // The scripts' names for them stand beside, in lua/keys.lua.
+    must_never("crates/queue/src/redis", &["keys.rs"], &["\":queue", "}:queue:", "}:job:", "}:wip:", "}:worker"]);
+    for file in std::fs::read_dir(root().join("crates/queue/src/redis/lua")).unwrap() {
+        let file = file.unwrap().path();
+        if file.ends_with("keys.lua") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("P .. ':"), "{}: spell the key in keys.lua", file.display());
+    }
 }
 
 #[test]
@@ -84,8 +98,9 @@ fn dependencies_point_one_way() {
         normal.contains(&format!("durable-{on}.workspace"))
     };
     for (name, never) in [
-        ("queue", &["core", "worker", "orchestrator", "cli", "testing"][..]),
-        ("core", &["worker", "orchestrator", "cli", "testing"]),
+        ("queue", &["core", "process", "worker", "orchestrator", "cli", "testing"][..]),
+        ("core", &["process", "worker", "orchestrator", "cli", "testing"]),
+        ("process", &["worker", "orchestrator", "cli", "testing"]),
         ("worker", &["orchestrator", "cli", "testing"]),
         ("orchestrator", &["worker", "cli", "testing"]),
         ("cli", &["testing"]),
@@ -98,7 +113,7 @@ fn dependencies_point_one_way() {
 
 #[test]
 fn server_paths_have_no_unwrap() {
-    for folder in ["queue", "core", "worker", "orchestrator", "cli"] {
+    for folder in ["queue", "core", "process", "worker", "orchestrator", "cli"] {
         for file in rust_files(&format!("crates/{folder}/src")) {
             if file.ends_with("conformance.rs") {
                 continue;
@@ -125,7 +140,7 @@ fn migrations_have_the_same_names_for_both_databases() {
 
 #[test]
 fn files_stay_readable() {
-    for folder in ["queue", "core", "worker", "orchestrator", "cli", "testing"] {
+    for folder in ["queue", "core", "process", "worker", "orchestrator", "cli", "testing"] {
         for file in rust_files(&format!("crates/{folder}/src")) {
             let lines = std::fs::read_to_string(&file).unwrap().lines().count();
             assert!(lines <= 700, "{} has {lines} lines: split it", file.display());

@@ -10,11 +10,11 @@ mod process;
 
 use std::{path::PathBuf, sync::Arc};
 
-use durable_core::model::{Failure, Json};
+use durable_core::model::Failure;
 use serde_json::{Map, Value};
 
 use crate::{
-    function::{CallLog, Function, FunctionError, Invocation},
+    function::{CallLog, Function, FunctionError, Invocation, Returned},
     options::{BadOption, FunctionOptions},
     registry::Registry,
 };
@@ -120,11 +120,12 @@ struct PythonFunction {
 
 #[async_trait::async_trait]
 impl Function for PythonFunction {
-    async fn call(&self, invocation: Invocation, log: &CallLog) -> Result<Json, FunctionError> {
-        if self.is_async {
+    async fn call(&self, invocation: Invocation, log: &CallLog) -> Result<Returned, FunctionError> {
+        let returned = if self.is_async {
             self.pool.call_async(&invocation, log).await
         } else {
             self.pool.call_sync(&invocation, log).await
-        }
+        };
+        returned.map(Returned::Now)
     }
 }

@@ -14,5 +14,6 @@ fn invocation(function: &str, args: &Value, kwargs: &Value) -> Invocation {
         function: function.to_owned(),
         args: Json::from(args),
         kwargs: Json::from(kwargs),
+        callback: None,
     }
 }

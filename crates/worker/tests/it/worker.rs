@@ -28,7 +28,7 @@ type Done<T> = Result<T, FunctionError>;
 pub(crate) struct Installation {
     pub(crate) engine: Arc<Engine>,
     pub(crate) stop: CancellationToken,
-    pub(crate) worker: tokio::task::JoinHandle<()>,
+    pub(crate) worker: tokio::task::JoinHandle<bool>,
     _folder: tempfile::TempDir,
 }
 

@@ -4,12 +4,18 @@ use durable_core::id::WorkerId;
 use rustix::process::{Pid, test_kill_process};
 
 /// The name of this process in claims and calls.
-pub(crate) fn this_process() -> WorkerId {
-    let pid = std::process::id();
-    WorkerId::new(&host(), pid, &stat(pid).map_or_else(|| "0".into(), |stat| stat.started))
+pub fn this_process() -> WorkerId {
+    named_process(&host())
 }
 
-fn host() -> String {
+/// A name for this process that begins with one that people chose. Two workers of one name differ in the rest.
+pub fn named_process(name: &str) -> WorkerId {
+    let pid = std::process::id();
+    WorkerId::new(name, pid, &stat(pid).map_or_else(|| "0".into(), |stat| stat.started))
+}
+
+/// The name of this machine.
+pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
@@ -33,7 +39,7 @@ fn stat(pid: u32) -> Option<Stat> {
 
 /// What is known of the process that holds something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Owner {
+pub enum Owner {
     /// It ran on this machine and has ended.
     Dead,
     /// It runs on this machine, under this number.
@@ -43,7 +49,7 @@ pub(crate) enum Owner {
 }
 
 /// Asks the system about a process.
-pub(crate) fn look_up(owner: &WorkerId) -> Owner {
+pub fn look_up(owner: &WorkerId) -> Owner {
     let Some((on, number, mark)) = owner.parts() else { return Owner::Elsewhere };
     if on != host() {
         return Owner::Elsewhere;

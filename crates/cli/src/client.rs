@@ -1,0 +1,126 @@
+//! The HTTP API as a client sees it.
+
+use std::time::Duration;
+
+use durable_core::id::ExecutionId;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::{
+    args::Server,
+    failure::{Coded, SYSTEM, WRONG, not_there},
+};
+
+/// The longest that one request waits for an execution's end.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// How often a server that is away is tried again while an execution is waited for.
+const PATIENCE: u32 = 30;
+
+/// A server.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(server: &Server) -> anyhow::Result<Self> {
+        let url = server.url.trim_end_matches('/').to_owned();
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            let message = format!("--server {url}: an address such as http://127.0.0.1:8080 is wanted");
+            return Err(Coded { code: WRONG, message }.into());
+        }
+        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?;
+        Ok(Self { http, url, token: server.token.clone().filter(|token| !token.is_empty()) })
+    }
+
+    /// Starts an execution; the answer also tells whether it is a new one.
+    pub(crate) async fn start(&self, request: &Value) -> anyhow::Result<(Value, bool)> {
+        // The request names its execution, so that asking again starts no second one.
+        let (status, execution) = self.ask(Method::POST, "/executions", Some(request)).await?;
+        Ok((execution, status == StatusCode::CREATED))
+    }
+
+    /// The execution, at its end or after a while.
+    pub(crate) async fn wait(&self, id: &str) -> anyhow::Result<Value> {
+        let path = format!("/executions/{id}?wait={}s", WAIT.as_secs());
+        self.patiently(&path).await
+    }
+
+    pub(crate) async fn calls(&self, id: &ExecutionId) -> anyhow::Result<Vec<Value>> {
+        let calls = self.patiently(&format!("/executions/{id}/calls")).await?;
+        Ok(calls.as_array().cloned().unwrap_or_default())
+    }
+
+    /// Asks again while the server is away: the execution goes on without it.
+    async fn patiently(&self, path: &str) -> anyhow::Result<Value> {
+        let mut tries = 0;
+        loop {
+            match self.ask(Method::GET, path, None).await {
+                Ok((_, answer)) => return Ok(answer),
+                Err(error) if tries < PATIENCE && is_passing(&error) => {
+                    tracing::debug!(%error, "asking again");
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Value)> {
+        let mut request =
+            self.http.request(method, format!("{}{path}", self.url)).timeout(WAIT + Duration::from_secs(20));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.map_err(|error| self.unreached(&error))?;
+        let status = response.status();
+        let text = response.text().await.map_err(|error| self.unreached(&error))?;
+        let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if status.is_success() {
+            return Ok((status, answer));
+        }
+        let told = answer["error"]["message"].as_str().map_or_else(
+            || format!("{} answered {status}, and not as durable-orchestrator would; is --server right?", self.url),
+            String::from,
+        );
+        if status == StatusCode::NOT_FOUND {
+            return Err(not_there(told));
+        }
+        let code = if status.is_client_error() { WRONG } else { SYSTEM };
+        Err(Coded { code, message: told }.into())
+    }
+
+    fn unreached(&self, error: &reqwest::Error) -> anyhow::Error {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        let message = format!(
+            "cannot reach the server {}: {cause}\nhint: start one (docker compose up, or durable-orchestrator), or name \
+             another with --server or DURABLE_API_URL; durable run needs none",
+            self.url
+        );
+        Coded { code: SYSTEM, message }.into()
+    }
+}
+
+fn is_passing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Coded>().is_some_and(|coded| coded.code == SYSTEM)
+}
+
+/// What an execution's start is asked with.
+pub(crate) fn start_request(
+    name: &str,
+    source: &str,
+    inputs: &serde_json::Map<String, Value>,
+    id: &ExecutionId,
+    queue: &str,
+) -> Value {
+    json!({"workflow": {"name": name, "source": source}, "inputs": inputs, "id": id, "queue": queue})
+}

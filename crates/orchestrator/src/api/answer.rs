@@ -1,0 +1,125 @@
+//! Errors as clients see them: `{"error": {"type", "message"}}` and the status that belongs to it.
+
+use axum::{
+    Json,
+    extract::{
+        FromRequest, Request,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use durable_core::{interpreter::CompileError, orchestrator::OrchestrationError, store::StoreError};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+/// Why a request was not done. Nothing was changed by it.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl ToString) -> Self {
+        Self { status, kind, message: message.to_string() }
+    }
+
+    pub(crate) fn bad(message: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(crate) fn not_found(message: impl ToString) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub(crate) fn not_allowed(message: impl ToString) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    }
+
+    pub(crate) fn conflict(message: impl ToString) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
+    }
+
+    pub(crate) fn unavailable(message: impl ToString) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        let message = "a token is needed: Authorization: Bearer TOKEN (durable-start: --token or DURABLE_API_TOKEN)";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if self.status.is_server_error() {
+            tracing::warn!(status = self.status.as_u16(), error = self.message, "a request failed");
+        }
+        (self.status, Json(json!({"error": {"type": self.kind, "message": self.message}}))).into_response()
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        if error.is_passing() { Self::unavailable(error) } else { Self::internal(error) }
+    }
+}
+
+impl ApiError {
+    fn internal(error: impl ToString) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error)
+    }
+}
+
+impl From<OrchestrationError> for ApiError {
+    fn from(error: OrchestrationError) -> Self {
+        match error {
+            OrchestrationError::Store(error) => error.into(),
+            OrchestrationError::Queue(error) => Self::unavailable(error),
+            OrchestrationError::NotFound(_) => Self::not_found(error),
+            OrchestrationError::IdTaken(_) | OrchestrationError::OtherInputs(_) => Self::conflict(error),
+            OrchestrationError::Input(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_inputs", error),
+            OrchestrationError::Advance { .. } | OrchestrationError::Compile { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<CompileError> for ApiError {
+    fn from(error: CompileError) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_workflow", error)
+    }
+}
+
+/// A request's JSON; what is wrong with it is told in our form.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        match Json::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(rejection.into()),
+        }
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), "bad_request", rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::bad(rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad(rejection.body_text())
+    }
+}

@@ -1,0 +1,125 @@
+//! Which database and which Redis, and how long rights last.
+
+use std::time::Duration;
+
+use clap::Args;
+use durable_core::{
+    orchestrator::Settings,
+    store::{DatabaseUrl, Db},
+    time::parse_duration,
+};
+use durable_queue::{RedisQueue, RedisSettings, Serializer, check_queue};
+
+use super::wrong;
+
+/// Options that name the servers.
+#[derive(Debug, Clone, Args)]
+pub struct Servers {
+    /// The database: postgres://USER@HOST/NAME, or sqlite://PATH when everything runs on one machine.
+    #[arg(long, alias = "db", value_name = "URL", env = "DURABLE_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// The Redis: redis://HOST:PORT, with rediss:// for TLS.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DURABLE_REDIS_URL",
+        default_value = "redis://127.0.0.1:6379",
+        hide_env_values = true
+    )]
+    pub redis_url: String,
+    /// Put before every Redis key; the same in every process. A cluster needs a hash tag: {rq}.
+    #[arg(long, value_name = "PREFIX", env = "DURABLE_REDIS_PREFIX", default_value = "rq")]
+    pub redis_prefix: String,
+    /// How many jobs may wait in each Redis queue; the rest waits in the database.
+    #[arg(long, value_name = "N", env = "DURABLE_QUEUE_CAPACITY", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub queue_capacity: u32,
+    /// A queue that stock RQ workers serve, with their serialiser: NAME=json or NAME=pickle; the same in every process.
+    #[arg(long = "rq-queue", value_name = "NAME=SERIALIZER", env = "DURABLE_RQ_QUEUES", value_delimiter = ',')]
+    pub rq_queues: Vec<String>,
+    /// Bring the database's schema up to date first.
+    #[arg(long)]
+    pub migrate: bool,
+    /// How long rights last.
+    #[command(flatten)]
+    pub timing: Timing,
+}
+
+/// Options that say how long rights last.
+#[derive(Debug, Clone, Args)]
+pub struct Timing {
+    /// How long a running call's worker may be silent before another takes the call over.
+    #[arg(long, value_name = "TIME", env = "DURABLE_LEASE", default_value = "30s", value_parser = duration)]
+    pub lease: Duration,
+    /// How long an execution may be held for one turn before another process takes it over.
+    #[arg(long, value_name = "TIME", env = "DURABLE_CLAIM", default_value = "60s", value_parser = duration)]
+    pub claim: Duration,
+    /// When a call that no worker has begun is pushed to its queue again.
+    #[arg(long, value_name = "TIME", env = "DURABLE_PUSH_AGAIN", default_value = "60s", value_parser = duration)]
+    pub push_again: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text).ok_or("a time such as 500ms, 30s or 5m is wanted")?;
+    if time < Duration::from_millis(100) { Err("at least 100ms is wanted".into()) } else { Ok(time) }
+}
+
+impl Timing {
+    /// The engine's settings.
+    pub fn settings(&self) -> Settings {
+        let defaults = Settings::default();
+        Settings {
+            lease: self.lease,
+            claim: self.claim,
+            push_again: self.push_again,
+            start: defaults.start.min(self.claim),
+            look: defaults.look.min(self.claim),
+            ..defaults
+        }
+    }
+}
+
+impl Servers {
+    /// Opens both; an error names the one that is wrong, and why, without its password.
+    pub async fn open(&self) -> anyhow::Result<(Db, RedisQueue)> {
+        let queue = self.queue()?;
+        let db = self.database().await?;
+        queue.check().await?;
+        Ok((db, queue))
+    }
+
+    /// The database's URL.
+    pub fn url(&self) -> anyhow::Result<DatabaseUrl> {
+        let url = self.database_url.as_deref().ok_or_else(|| {
+            wrong("no database is named\nhint: give --database-url postgres://USER@HOST/NAME, or set DURABLE_DATABASE_URL")
+        })?;
+        Ok(url.parse()?)
+    }
+
+    /// Opens the database, whose schema has to be up to date unless it may be migrated.
+    pub async fn database(&self) -> anyhow::Result<Db> {
+        let (url, migrate) = (self.url()?, self.migrate);
+        let open = move || if migrate { Db::open(&url) } else { Db::open_migrated(&url) };
+        Ok(tokio::task::spawn_blocking(open).await??)
+    }
+
+    fn queue(&self) -> anyhow::Result<RedisQueue> {
+        let foreign = self.rq_queues.iter().filter(|text| !text.is_empty()).map(|text| {
+            let (name, serializer) = text.split_once('=').unwrap_or((text, "pickle"));
+            check_queue(name).map_err(|error| wrong(format!("--rq-queue {text}: {error}")))?;
+            let serializer: Serializer =
+                serializer.parse().map_err(|error| wrong(format!("--rq-queue {text}: {error}")))?;
+            Ok((name.to_owned(), serializer))
+        });
+        let settings = RedisSettings {
+            prefix: self.redis_prefix.clone(),
+            capacity: self.queue_capacity as usize,
+            foreign: foreign.collect::<anyhow::Result<_>>()?,
+            // RQ's tools judge leases by the clocks of their machines: twice as long does no harm, because
+            // the database's lease decides.
+            lease: 2 * self.timing.lease,
+            ..RedisSettings::new(self.redis_url.clone())
+        };
+        RedisQueue::new(settings).map_err(|error| wrong(error.to_string()))
+    }
+}

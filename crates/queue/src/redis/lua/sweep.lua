@@ -1,0 +1,50 @@
+-- What time asks for: leases that have expired, jobs that a dead stock worker left parked, a Redis that has
+-- lost everything.
+-- ARGV: prefix, most jobs at once, most reaps of a job, seconds until a parked job is taken back, new epoch,
+-- queues that stock workers serve.
+-- Answers: epoch, whether it is new, jobs put back, jobs given up.
+local limit, most, grace = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time, back, dead, stock = now(), 0, 0, {}
+for n = 6, #ARGV do stock[ARGV[n]] = true end
+local fresh = redis.call('SET', EPOCH, ARGV[5], 'NX') and 1 or 0
+
+local function put_back(queue, id)
+    redis.call('HSET', JOB(id), 'status', 'queued')
+    redis.call('HDEL', JOB(id), 'dw_exec')
+    redis.call('LPUSH', LIST(queue), id)
+    back = back + 1
+end
+
+for _, key in ipairs(redis.call('SMEMBERS', QUEUES)) do
+    local queue = string.sub(key, #LIST('') + 1)
+    -- While we reap here, stock workers leave our leases alone.
+    if not stock[queue] then redis.call('SET', CLEANING(queue), 1, 'EX', 899) end
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', WIP(queue), '-inf', instant(time), 'LIMIT', 0, limit)) do
+        local id, exec = string.match(member, '^(.*):([^:]*)$')
+        local job = redis.call('HMGET', JOB(id), 'status', 'dw_exec')
+        if job[1] == 'started' and job[2] == exec then
+            redis.call('ZREM', WIP(queue), member)
+            if redis.call('HINCRBY', JOB(id), 'dw_reaps', 1) > most then
+                redis.call('HSET', JOB(id), 'status', 'failed')
+                redis.call('HDEL', JOB(id), 'dw_exec')
+                redis.call('ZADD', REGISTRY('failed', queue), instant(time + 86400), id)
+                redis.call('EXPIRE', JOB(id), 86400)
+                dead = dead + 1
+            else
+                put_back(queue, id)
+            end
+        elseif job[2] or not job[1] then
+            redis.call('ZREM', WIP(queue), member)
+        end
+    end
+    for _, id in ipairs(redis.call('LRANGE', PARKED(queue), 0, limit - 1)) do
+        redis.call('ZADD', SEEN(queue), 'NX', instant(time), id)
+    end
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', SEEN(queue), '-inf', instant(time - grace), 'LIMIT', 0, limit)) do
+        redis.call('ZREM', SEEN(queue), id)
+        if redis.call('LREM', PARKED(queue), 1, id) == 1 and redis.call('HGET', JOB(id), 'status') == 'queued' then
+            put_back(queue, id)
+        end
+    end
+end
+return {redis.call('GET', EPOCH), fresh, back, dead}
