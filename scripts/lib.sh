@@ -14,3 +14,37 @@ build() {
     need cc "install a C compiler (apt-get install gcc)"
     (cd "$here" && cargo build "${CARGO_FLAGS[@]}" --bins)
 }
+
+# Installs Debian packages.
+install() {
+    need apt-get "install $* by your system's package manager"
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo)
+    echo "installing $*" >&2
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# Private servers are started from these; the packages' services are not needed.
+install_servers() {
+    local missing=()
+    [ -n "$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" ] || command -v initdb >/dev/null || missing+=(postgresql)
+    command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
+}
+
+install_compose() {
+    command -v docker-compose >/dev/null || install docker-compose
+}
+
+# Two versions of stock RQ, for the tests that share queues with it.
+install_rq() {
+    local version
+    for version in 2.12.0 3.0.0; do
+        local venv="$here/target/rq/$version"
+        [ -x "$venv/bin/rq" ] && continue
+        python3 -m venv "$venv" 2>/dev/null || { install python3-venv; python3 -m venv "$venv"; }
+        "$venv/bin/pip" install --quiet --disable-pip-version-check "rq==$version"
+    done
+}

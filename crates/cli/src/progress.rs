@@ -193,8 +193,8 @@ impl Progress {
         self.fill();
     }
 
-    /// A call has ended, well or not.
-    pub(crate) fn call_ended(&self, id: CallId, failure: Option<&Failure>) {
+    /// A call has ended, well or not; `took` where that is known better than by having watched.
+    pub(crate) fn call_ended(&self, id: CallId, failure: Option<&Failure>, took: Option<Duration>) {
         let shown = {
             let mut state = self.state();
             state.done += 1;
@@ -204,7 +204,7 @@ impl Progress {
         if let Some(bar) = &shown.bar {
             bar.finish_and_clear();
         }
-        let took = seconds(shown.since.elapsed());
+        let took = seconds(took.unwrap_or_else(|| shown.since.elapsed()));
         let (mark, word, why) = match failure {
             None => ("✓", "completed", String::new()),
             Some(failure) => ("✗", "failed   ", format!(": {failure}")),
@@ -264,7 +264,7 @@ impl Observer for Progress {
             Event::Settled { of, outcome, log } => {
                 self.log(log);
                 let failure = if let Outcome::Failed(failure) = outcome { Some(failure) } else { None };
-                self.call_ended(of.call, failure);
+                self.call_ended(of.call, failure, None);
             }
             Event::Retrying { of, failure, wait } => {
                 let label = self.state().calls.get(&of.call).map(|shown| shown.label.clone()).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Processes that end with the one that started them, however that ends.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
@@ -12,17 +12,18 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// The shell outlives us just long enough to clean up: its stdin closes with us.
 const SCRIPT: &str = r#"
-    log=$1; signal=$2; shift 2
+    log=$1; signal=$2; folder=$3; shift 3
     "$@" </dev/null >>"$log" 2>&1 &
     pid=$!
     echo $pid
-    cat >/dev/null
+    word=$(cat)
     kill -s CONT $pid 2>/dev/null
     kill -s "$signal" $pid 2>/dev/null
     n=0
     while kill -0 $pid 2>/dev/null && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done
     kill -s KILL $pid 2>/dev/null
     wait
+    [ "$word" = keep ] || [ -z "$folder" ] || rm -rf "$folder"
 "#;
 
 /// A running process. Dropped, it is ended.
@@ -35,15 +36,28 @@ pub struct Guard {
 impl Guard {
     /// Starts a command whose output is added to the file `log`. `stop` (such as `TERM`) ends it.
     pub fn start(command: &[String], env: &[(String, String)], log: &Path, stop: &str) -> Result<Self, String> {
+        Self::start_in(command, env, log, stop, None)
+    }
+
+    /// The same; when this process dies without having dropped the guard, `folder` is removed with all that
+    /// is in it.
+    pub fn start_in(
+        command: &[String],
+        env: &[(String, String)],
+        log: &Path,
+        stop: &str,
+        folder: Option<&Path>,
+    ) -> Result<Self, String> {
         let mut shell = Command::new("sh")
             .args(["-c", SCRIPT, "sh"])
             .arg(log)
             .arg(stop)
+            .arg(folder.map_or_else(String::new, |folder| folder.display().to_string()))
             .args(command)
             .envs(env.iter().cloned())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .current_dir("/")
+            .current_dir(log.parent().unwrap_or(Path::new("/")))
             // Ctrl-C in a terminal is for us alone.
             .process_group(0)
             .spawn()
@@ -89,7 +103,9 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        drop(self.stdin.take());
+        if let Some(mut stdin) = self.stdin.take() {
+            let _ = stdin.write_all(b"keep");
+        }
         let _ = self.shell.wait();
     }
 }

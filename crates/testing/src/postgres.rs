@@ -88,7 +88,7 @@ impl Postgres {
         let log = self.folder.path().join("log");
         // Processes of a killed server hold its memory for a moment, and it does not start before they are gone.
         eventually(Duration::from_secs(20), || {
-            let process = Guard::start(&command, &[], &log, "QUIT")?;
+            let process = Guard::start_in(&command, &[], &log, "QUIT", Some(self.folder.path()))?;
             eventually(Duration::from_secs(20), || if process.lives() { self.sql("SELECT 1") } else { Ok(()) })?;
             if !process.lives() {
                 let log = std::fs::read_to_string(&log).unwrap_or_default();

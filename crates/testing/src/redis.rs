@@ -49,7 +49,7 @@ impl Redis {
         command.extend([self.port.to_string(), "--dir".into(), self.folder.path().display().to_string()]);
         command.extend(self.options.iter().cloned());
         let log = self.folder.path().join("log");
-        let process = Guard::start(&command, &[], &log, "KILL")?;
+        let process = Guard::start_in(&command, &[], &log, "KILL", Some(self.folder.path()))?;
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
         eventually(Duration::from_secs(10), || self.ask(&["PING"]).map(drop)).map_err(|error| {
             let log = std::fs::read_to_string(&log).unwrap_or_default();

@@ -126,11 +126,11 @@ impl Seen {
             if *before != Some(status) {
                 match status {
                     CallStatus::Running => progress.call_began(CallId(number)),
-                    CallStatus::Completed => progress.call_ended(CallId(number), None),
+                    CallStatus::Completed => progress.call_ended(CallId(number), None, took(call)),
                     CallStatus::Failed => {
                         let failure: Option<Failure> = serde_json::from_value(call["error"].clone()).ok();
                         let unknown = || Failure::new("RuntimeError", "unknown");
-                        progress.call_ended(CallId(number), Some(&failure.unwrap_or_else(unknown)));
+                        progress.call_ended(CallId(number), Some(&failure.unwrap_or_else(unknown)), took(call));
                     }
                     CallStatus::Pending | CallStatus::Cancelled => {}
                 }
@@ -138,6 +138,12 @@ impl Seen {
             }
         }
     }
+}
+
+/// How long a call ran, by the record.
+fn took(call: &Value) -> Option<Duration> {
+    let at = |name: &str| durable_core::time::parse_timestamp(text(&call[name]));
+    Some(at("completed_at")?.since(at("started_at").or_else(|| at("created_at"))?))
 }
 
 fn text(value: &Value) -> &str {

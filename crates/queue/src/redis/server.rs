@@ -143,17 +143,18 @@ fn is_broken(error: &RedisError) -> bool {
 }
 
 fn hint(error: &RedisError) -> &'static str {
-    let text = error.to_string();
+    // The client writes some of the server's codes in its own case.
+    let text = error.to_string().to_uppercase();
     let has = |word: &str| text.contains(word);
     if has("READONLY") || has("read only replica") {
         "\nhint: this Redis is a read-only replica; name the primary"
-    } else if has("OOM") || has("maxmemory") {
+    } else if has("OOM") || has("MAXMEMORY") {
         "\nhint: this Redis has reached its maxmemory; jobs stay in the database and are pushed when there is room"
-    } else if has("CROSSSLOT") || has("non local key") || has("do not hash to the same slot") {
+    } else if has("CROSSSLOT") || has("NON LOCAL KEY") || has("DO NOT HASH TO THE SAME SLOT") {
         "\nhint: this Redis is a cluster, where all keys have to share a slot: use a prefix with a hash tag, such as {rq}"
     } else if has("MOVED") || has("CLUSTERDOWN") {
         "\nhint: this node of the cluster does not hold the slot of the prefix; name the one that does"
-    } else if has("WRONGPASS") || has("NOAUTH") || has("uthentication") {
+    } else if has("WRONGPASS") || has("NOAUTH") || has("AUTHENTICATION") {
         "\nhint: put the password into the URL: redis://:PASSWORD@HOST or redis://USER:PASSWORD@HOST"
     } else if has("NOPERM") {
         "\nhint: this Redis user lacks a permission; docs/queue.md lists those that are needed"
