@@ -234,6 +234,12 @@ pub(crate) struct Bench {
     /// The database to measure [default: a new SQLite file, deleted afterwards].
     #[arg(long = "db", value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// Measure a private cluster instead of this process: Postgres with fsync, Redis, worker processes.
+    #[arg(long, conflicts_with = "url")]
+    pub(crate) distributed: bool,
+    /// How many worker processes --distributed starts.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) workers: u16,
     /// Divide the sizes of the loads by this, for a quick look.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) scale_down: u32,

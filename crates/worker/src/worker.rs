@@ -87,6 +87,9 @@ impl Default for WorkerSettings {
 /// How long a pop waits before the loop looks up.
 const POP_WAIT: Duration = Duration::from_secs(5);
 
+/// How long slots are gathered while more jobs wait than there are slots.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// How long a pop may go on after a stop was asked for.
 const LAST_POP: Duration = Duration::from_millis(250);
 
@@ -136,9 +139,14 @@ impl Worker {
         };
         let slots = Arc::new(Semaphore::new(worker.settings.concurrency));
         let mut jobs = JoinSet::new();
+        let mut backlog = false;
         loop {
             while jobs.try_join_next().is_some() {}
             let Some(Ok(slot)) = stop.run_until_cancelled(slots.clone().acquire_owned()).await else { break };
+            if backlog {
+                // Jobs that were committed together end together: their slots are filled together.
+                tokio::time::sleep(GATHER).await;
+            }
             let free = worker.may_take(slots.available_permits() + 1);
             let Some(leases) = worker.pop(free, &stop).await else { break };
             if leases.is_empty() && worker.settings.burst {
@@ -149,6 +157,7 @@ impl Worker {
                 }
                 continue;
             }
+            backlog = leases.len() == free;
             worker.taken.fetch_add(leases.len() as u64, Ordering::Relaxed);
             // Nobody else takes slots, so there is one for each lease.
             let slots = std::iter::once(slot).chain(std::iter::from_fn(|| slots.clone().try_acquire_owned().ok()));

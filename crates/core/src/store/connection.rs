@@ -1,6 +1,10 @@
 //! Which database, and how a connection to it is opened.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use diesel::{Connection, PgConnection, RunQueryDsl, SqliteConnection, connection::SimpleConnection};
 
@@ -106,24 +110,41 @@ impl DatabaseUrl {
 pub(super) struct Manager(pub(super) DatabaseUrl);
 
 impl r2d2::ManageConnection for Manager {
-    type Connection = DbConnection;
+    type Connection = Pooled;
     type Error = StoreError;
 
-    fn connect(&self) -> Result<DbConnection, StoreError> {
-        self.0.connect()
+    fn connect(&self) -> Result<Pooled, StoreError> {
+        Ok(Pooled { conn: self.0.connect()?, used: Instant::now(), broken: false })
     }
 
-    fn is_valid(&self, conn: &mut DbConnection) -> Result<(), StoreError> {
-        diesel::sql_query("SELECT 1").execute(conn)?;
+    /// A connection that was used a moment ago is not asked whether it lives: that would double each
+    /// query's way to the server.
+    fn is_valid(&self, pooled: &mut Pooled) -> Result<(), StoreError> {
+        if pooled.used.elapsed() > FRESH {
+            diesel::sql_query("SELECT 1").execute(&mut pooled.conn)?;
+        }
         Ok(())
     }
 
-    fn has_broken(&self, conn: &mut DbConnection) -> bool {
+    fn has_broken(&self, pooled: &mut Pooled) -> bool {
         use diesel::connection::TransactionManager;
         std::thread::panicking()
-            || <DbConnection as Connection>::TransactionManager::is_broken_transaction_manager(conn)
+            || pooled.broken
+            || <DbConnection as Connection>::TransactionManager::is_broken_transaction_manager(&mut pooled.conn)
     }
 }
+
+/// A connection of a pool.
+pub(super) struct Pooled {
+    pub(super) conn: DbConnection,
+    /// When it last answered.
+    pub(super) used: Instant,
+    /// Its last query failed as it does on a dead connection.
+    pub(super) broken: bool,
+}
+
+/// How long a connection is trusted after it has answered.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// How long a pool waits for a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

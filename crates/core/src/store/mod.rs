@@ -7,6 +7,7 @@ pub mod calls;
 mod connection;
 pub mod executions;
 pub mod logs;
+pub mod meter;
 mod migrate;
 mod rows;
 mod schema;
@@ -151,8 +152,11 @@ impl Db {
         let span = tracing::Span::current();
         let work = move || {
             let _entered = span.entered();
-            let mut conn = pool.get().map_err(|error| StoreError::Unavailable(error.to_string()))?;
-            query(&mut conn)
+            let mut pooled = pool.get().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            let answer = query(&mut pooled.conn);
+            pooled.used = std::time::Instant::now();
+            pooled.broken = answer.as_ref().is_err_and(StoreError::is_passing);
+            answer
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::WriterGone)?
     }

@@ -161,6 +161,11 @@ async fn no_loop_scans_a_table() {
                 |line: &str| line.contains("Seq Scan") || line.trim().starts_with("SCAN") && !line.contains("USING");
             assert!(!plan.lines().any(scans), "{kind}: {statement}\n{plan}");
         }
+        let one_call = plans.iter().filter(|(_, s)| s.contains("NOT IN ('completed'"));
+        for (plan, statement) in one_call {
+            let by_key = plan.contains("calls_pkey") || plan.contains("sqlite_autoindex_calls");
+            assert!(by_key, "{kind}: a single call is found by its key: {statement}\n{plan}");
+        }
         let open_group =
             plans.iter().find(|(_, s)| s.contains("'running')") && s.starts_with("SELECT") && s.contains("wake_group"));
         let (plan, statement) = open_group.expect("the look at a group");

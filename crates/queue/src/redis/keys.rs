@@ -36,6 +36,11 @@ impl Keys {
         format!("{}:queue:{queue}", self.prefix)
     }
 
+    /// List: one entry while a worker should look at the queue.
+    pub(super) fn knock(&self, queue: &str) -> String {
+        format!("{}:dw:knock:{queue}", self.prefix)
+    }
+
     /// Hash: a job.
     pub(super) fn job(&self, id: &str) -> String {
         format!("{}:job:{id}", self.prefix)

@@ -22,7 +22,12 @@ use tokio::{sync::broadcast, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use self::{batch::Batch, keys::Keys, knock::Knocks, server::Server};
+use self::{
+    batch::Batch,
+    keys::Keys,
+    knock::{Knocks, Waiter},
+    server::Server,
+};
 use crate::{Bell, Enqueued, Fate, ForeignResult, Job, JobId, Lease, Presence, Queue, QueueError, Swept, Way};
 
 macro_rules! scripts {
@@ -150,6 +155,23 @@ struct Shared {
     born: String,
 }
 
+/// A look that has not shown the queues to be empty, until it has.
+struct Unseen<'a>(Option<&'a Waiter>);
+
+impl Unseen<'_> {
+    fn seen(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unseen<'_> {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.0 {
+            waiter.look_again();
+        }
+    }
+}
+
 /// A job in its written form.
 struct Push {
     job: Job,
@@ -226,6 +248,28 @@ impl RedisQueue {
             );
         }
         self.sweep().await.map(drop)
+    }
+
+    /// How many commands the server has had from clients, scripts counted as one each: round trips, when each
+    /// travels alone.
+    pub async fn round_trips(&self) -> Result<u64, QueueError> {
+        let info: String = self.server.command(Cmd::new().arg("INFO").arg("commandstats")).await?;
+        // What comes from outside; scripts use none of these.
+        let ours = ["evalsha", "eval", "blmove", "blpop", "publish"];
+        let calls = info.lines().filter_map(|line| {
+            let (name, fields) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+            let count: u64 = fields.strip_prefix("calls=")?.split(',').next()?.parse().ok()?;
+            ours.contains(&name).then_some(count)
+        });
+        Ok(calls.sum())
+    }
+
+    fn blocks_in(&self, queues: &[String]) -> Cmd {
+        match queues {
+            // Stock workers push there.
+            [one] if one == self.results_queue() => knock::peek(&self.keys.list(one)),
+            _ => knock::take_knock(&queues.iter().map(|queue| self.keys.knock(queue)).collect::<Vec<_>>()),
+        }
     }
 
     async fn take(&self, queues: &[String], worker: &str, max: usize) -> Result<Option<Vec<Lease>>, QueueError> {
@@ -364,19 +408,37 @@ impl Queue for RedisQueue {
     }
 
     async fn pop(&self, queues: &[String], worker: &str, max: usize, wait: Duration) -> Result<Vec<Lease>, QueueError> {
+        if max == 0 || wait.is_zero() {
+            return Ok(self.take(queues, worker, max).await?.unwrap_or_default());
+        }
         let deadline = Instant::now() + wait;
+        let waiter = self.shared.knocks.waiter(&self.server, queues, || self.blocks_in(queues));
         loop {
             // Registered before looking, so that a knock between the look and the wait is not missed.
-            let arrived = self.shared.knocks.arrived().notified();
+            let arrived = waiter.arrived().notified();
             tokio::pin!(arrived);
             arrived.as_mut().enable();
-            match self.take(queues, worker, max).await? {
-                Some(leases) if !leases.is_empty() || max == 0 || wait.is_zero() => return Ok(leases),
-                Some(_) => queues.iter().for_each(|queue| {
-                    self.shared.knocks.want(&self.server, queue, &self.keys.list(queue));
-                }),
-                None => tokio::time::sleep(SUSPENDED.min(wait)).await,
+            if waiter.should_look() {
+                // Should this fail, or be dropped, the next pop looks again.
+                let unseen = Unseen(Some(&waiter));
+                match self.take(queues, worker, max).await? {
+                    Some(leases) => {
+                        // Fewer than there was room for: nothing is left, and whatever comes will knock.
+                        if leases.len() < max {
+                            unseen.seen();
+                        }
+                        if !leases.is_empty() {
+                            return Ok(leases);
+                        }
+                    }
+                    None if Instant::now() < deadline => {
+                        tokio::time::sleep(SUSPENDED.min(wait)).await;
+                        continue;
+                    }
+                    None => return Ok(Vec::new()),
+                }
             }
+            waiter.want();
             if tokio::time::timeout_at(deadline, arrived).await.is_err() {
                 return Ok(Vec::new());
             }

@@ -32,6 +32,7 @@ for n = 3, #ARGV, 5 do
             redis.call('HSET', JOB(id), 'dw_at', instant(now()))
             redis.call('RPUSH', LIST(queue), id)
         end
+        knock(queue)
     end
     answers[#answers + 1] = held
 end

@@ -79,6 +79,7 @@ for n = 4, #ARGV, 7 do
             'dw_gen', generation, 'dw_at', instant(time))
         redis.call('SADD', QUEUES, LIST(queue))
         redis.call('RPUSH', LIST(queue), id)
+        knock(queue)
     end
     answers[#answers + 1] = answer
 end

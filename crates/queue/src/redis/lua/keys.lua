@@ -17,6 +17,13 @@ local function SERVING(queue) return P .. ':workers:' .. queue end
 local function SEEN(queue) return P .. ':dw:seen:' .. queue end
 local function CLEANING(queue) return P .. ':clean_registries:' .. queue end
 
+local function KNOCK(queue) return P .. ':dw:knock:' .. queue end
+
+-- Wakes one worker. It takes what it has room for and wakes the next if something is left.
+local function knock(queue)
+    if redis.call('EXISTS', KNOCK(queue)) == 0 then redis.call('RPUSH', KNOCK(queue), 1) end
+end
+
 local function now()
     local time = redis.call('TIME')
     return tonumber(time[1]) + tonumber(time[2]) / 1000000

@@ -12,6 +12,7 @@ local function put_back(queue, id)
     redis.call('HSET', JOB(id), 'status', 'queued')
     redis.call('HDEL', JOB(id), 'dw_exec')
     redis.call('LPUSH', LIST(queue), id)
+    knock(queue)
     back = back + 1
 end
 

@@ -22,4 +22,8 @@ for n = 7, #ARGV do
         end
     end
 end
+for n = 7, #ARGV do
+    local queue = ARGV[n]
+    if redis.call('EXISTS', LIST(queue)) == 1 then knock(queue) else redis.call('DEL', KNOCK(queue)) end
+end
 return taken

@@ -1,7 +1,6 @@
-//! `durable bench`: the engine's own costs, with Rust functions that do nothing.
+//! The engine's own costs in one process, with a queue in memory.
 
 use std::{
-    process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,10 +14,11 @@ use durable_core::{
 };
 use durable_queue::MemoryQueue;
 use durable_worker::{FunctionError, Registry, Worker, WorkerSettings};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::{CHAINS, DEADLINE, Figure, Sizes, count, figure, joined, machine, print, quantile, works};
 use crate::{args, failure::wrong, output::line};
 
 const FANOUT: &str = "
@@ -41,70 +41,26 @@ const IN_FLIGHT: usize = 64;
 /// Jobs that run at the same time.
 const CONCURRENCY: usize = 64;
 
-/// How often `chain` is run.
-const CHAINS: usize = 5;
-
-/// How long any one load may take.
-const DEADLINE: Duration = Duration::from_secs(300);
-
-/// One figure.
-struct Figure {
-    metric: &'static str,
-    value: f64,
-    unit: &'static str,
-}
-
-fn figure(metric: &'static str, value: f64, unit: &'static str) -> Figure {
-    Figure { metric, value, unit }
-}
-
 /// Measures and prints.
-pub(crate) async fn bench(args: args::Bench) -> anyhow::Result<ExitCode> {
+pub(super) async fn bench(args: &args::Bench, sizes: &Sizes) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("bench.db");
     let url = match &args.url {
         Some(url) => url.parse()?,
         None => DatabaseUrl::Sqlite(file.display().to_string()),
     };
-    let works = if args.work.is_empty() {
-        ["chain", "latency", "fanout", "wide"].map(String::from).to_vec()
-    } else {
-        args.work.clone()
-    };
-    let sizes = Sizes { down: args.scale_down as usize };
     if !args.json {
-        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let profile = if cfg!(debug_assertions) { "dev profile" } else { "release" };
-        line(format_args!("{url}, {processors} processors, {profile}, {CONCURRENCY} no-op Rust functions at a time"));
+        line(format_args!("{url}, {}, {CONCURRENCY} no-op Rust functions at a time", machine()));
     }
-    for work in works {
+    for work in works(args) {
         let bench = Bench::open(&url).await?;
         let raw = bench.raw_commits().await?;
-        let timed = tokio::time::timeout(DEADLINE, bench.run(&work, &sizes)).await;
+        let timed = tokio::time::timeout(DEADLINE, bench.run(&work, sizes)).await;
         let mut figures = timed.map_err(|_| wrong(format!("{work} took longer than {DEADLINE:?}")))??;
         figures.push(figure("raw_commits_per_s", raw, "1/s"));
         figures.iter().for_each(|figure| print(&work, figure, args.json));
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn print(work: &str, figure: &Figure, as_json: bool) {
-    let Figure { metric, value, unit } = figure;
-    if as_json {
-        line(json!({"work": work, "metric": metric, "value": value, "unit": unit}));
-    } else {
-        line(format_args!("{work:8} {metric:20} {value:>12.3} {unit}"));
-    }
-}
-
-struct Sizes {
-    down: usize,
-}
-
-impl Sizes {
-    fn of(&self, full: usize) -> usize {
-        (full / self.down).max(1)
-    }
+    Ok(())
 }
 
 struct Bench {
@@ -314,21 +270,4 @@ impl Bench {
         // The first claim starts the workflow, each further one resumes it.
         Ok(vec![figure("resumes", self.seen.with(|inner| count(inner.claims)) - 1.0, "1")])
     }
-}
-
-fn joined<T>(joined: Option<Result<anyhow::Result<T>, tokio::task::JoinError>>) -> anyhow::Result<T> {
-    joined.ok_or_else(|| anyhow::anyhow!("no task is left"))??
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts are small")]
-fn count(count: usize) -> f64 {
-    count as f64
-}
-
-/// The value below which this part of the values lies.
-fn quantile(values: &mut [f64], part: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
-    let index = (count(values.len().saturating_sub(1)) * part).round() as usize;
-    values.get(index).copied().unwrap_or(f64::NAN)
 }

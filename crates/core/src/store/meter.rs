@@ -1,0 +1,23 @@
+//! What the database itself counts, for measuring processes from the outside.
+
+use diesel::{QueryableByName, RunQueryDsl, sql_types::BigInt};
+
+use super::{DbConnection, StoreError};
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+/// How many writing transactions a Postgres has ever begun, this look included. Those that only read take no number.
+pub fn transactions(conn: &mut DbConnection) -> Result<i64, StoreError> {
+    match conn {
+        DbConnection::Postgres(conn) => {
+            let row: Count =
+                diesel::sql_query("SELECT pg_current_xact_id()::text::bigint AS count").get_result(conn)?;
+            Ok(row.count)
+        }
+        DbConnection::Sqlite(_) => Err(StoreError::Refused("SQLite does not count transactions".into())),
+    }
+}
