@@ -75,8 +75,9 @@ for n = 4, #ARGV, 7 do
         if job[2] then forget(queue, id, job) end
         if resume ~= '' then continue(id, resume, iso, time) end
         redis.call('HSET', JOB(id), 'data', data, 'origin', queue, 'status', 'queued', 'created_at', iso,
-            'enqueued_at', iso, 'description', what, 'timeout', timeout, 'retries_left', 3, 'failure_ttl', 86400,
-            'dw_gen', generation, 'dw_at', instant(time))
+            'enqueued_at', iso, 'description', what, 'timeout', timeout, 'failure_ttl', 86400, 'dw_gen', generation, 'dw_at', instant(time))
+        -- RQ's tools put an expired job back instead of failing it. What stock workers fail, we are to hear of.
+        if resume == '' then redis.call('HSET', JOB(id), 'retries_left', 3) end
         redis.call('SADD', QUEUES, LIST(queue))
         redis.call('RPUSH', LIST(queue), id)
         knock(queue)

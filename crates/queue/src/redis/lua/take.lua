@@ -26,4 +26,6 @@ for n = 7, #ARGV do
     local queue = ARGV[n]
     if redis.call('EXISTS', LIST(queue)) == 1 then knock(queue) else redis.call('DEL', KNOCK(queue)) end
 end
+-- Its heartbeat says so later; people look now.
+if #taken > 0 and redis.call('EXISTS', WORKER(worker)) == 1 then redis.call('HSET', WORKER(worker), 'state', 'busy') end
 return taken
