@@ -48,4 +48,13 @@ for _, key in ipairs(redis.call('SMEMBERS', QUEUES)) do
         end
     end
 end
+-- RQ 3 queues a continuation in two steps. Two of its workers at once get in each other's way at the second,
+-- and leave it to a maintenance that is minutes away.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', REGISTRY('ready', RESUME), '-inf', time - 1, 'LIMIT', 0, limit)) do
+    redis.call('ZREM', REGISTRY('ready', RESUME), id)
+    if redis.call('EXISTS', JOB(id)) == 1 then
+        redis.call('HSET', JOB(id), 'status', 'queued')
+        redis.call('RPUSH', LIST(RESUME), id)
+    end
+end
 return {redis.call('GET', EPOCH), fresh, back, dead}
