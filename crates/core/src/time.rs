@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicI64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -78,6 +81,33 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp(Utc::now().timestamp_micros())
+    }
+}
+
+/// A clock that is set by another, such as the database's: processes on machines whose clocks differ then agree on
+/// when a lease has expired.
+pub struct SetClock {
+    base: Arc<dyn Clock>,
+    offset: AtomicI64,
+}
+
+impl SetClock {
+    /// A clock that runs as `base` does.
+    pub fn new(base: Arc<dyn Clock>) -> Self {
+        Self { base, offset: AtomicI64::new(0) }
+    }
+
+    /// It is `reference` now. Answers by how many microseconds `base` is behind, or ahead if negative.
+    pub fn set(&self, reference: Timestamp) -> i64 {
+        let offset = reference.0 - self.base.now().0;
+        self.offset.store(offset, Ordering::SeqCst);
+        offset
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.base.now().0.saturating_add(self.offset.load(Ordering::SeqCst)))
     }
 }
 

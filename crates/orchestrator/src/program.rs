@@ -53,9 +53,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .await
         .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", args.listen))?;
     let (db, queue) = args.servers.open().await?;
+    let clock = args.servers.clock(&db).await?;
     let name = named_process(&format!("{}-orchestrator", durable_process::host()));
     let mut engine = Engine::new(db, Arc::new(queue), name, Offers::anything());
     engine.settings = args.servers.timing.settings();
+    engine.clock = clock;
     let engine = Arc::new(engine);
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone());

@@ -1,16 +1,37 @@
 //! Which database and which Redis, and how long rights last.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use durable_core::{
     orchestrator::Settings,
-    store::{DatabaseUrl, Db},
-    time::parse_duration,
+    store::{DatabaseUrl, Db, StoreError, meter},
+    time::{SetClock, SystemClock, parse_duration},
 };
 use durable_queue::{RedisQueue, RedisSettings, Serializer, check_queue};
 
 use super::wrong;
+
+/// How often the clock is set by the database's.
+const SET_CLOCK: Duration = Duration::from_secs(60);
+
+/// A difference of clocks that people should know of.
+const SKEW: i64 = 1_000_000;
+
+async fn set(clock: &SetClock, db: &Db) -> Result<(), StoreError> {
+    if let Some(now) = db.read(meter::now).await? {
+        let behind = clock.set(now);
+        if behind.abs() > SKEW {
+            #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+            let seconds = behind as f64 / 1e6;
+            tracing::warn!(
+                behind_s = seconds,
+                "this machine's clock differs from the database's, which is gone by; set it right, for the sake of logs"
+            );
+        }
+    }
+    Ok(())
+}
 
 /// Options that name the servers.
 #[derive(Debug, Clone, Args)]
@@ -101,6 +122,23 @@ impl Servers {
         let (url, migrate) = (self.url()?, self.migrate);
         let open = move || if migrate { Db::open(&url) } else { Db::open_migrated(&url) };
         Ok(tokio::task::spawn_blocking(open).await??)
+    }
+
+    /// A clock that goes by the database's: machines may differ, and all leases are judged by one clock.
+    pub async fn clock(&self, db: &Db) -> anyhow::Result<Arc<SetClock>> {
+        let clock = Arc::new(SetClock::new(Arc::new(SystemClock)));
+        set(&clock, db).await?;
+        let (db, weak) = (db.clone(), Arc::downgrade(&clock));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SET_CLOCK).await;
+                let Some(clock) = weak.upgrade() else { return };
+                if let Err(error) = set(&clock, &db).await {
+                    tracing::debug!(%error, "the clock could not be set");
+                }
+            }
+        });
+        Ok(clock)
     }
 
     fn queue(&self) -> anyhow::Result<RedisQueue> {

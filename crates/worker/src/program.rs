@@ -96,8 +96,10 @@ async fn run(args: Args, registry: Registry) -> anyhow::Result<ExitCode> {
     let (registry, _python) = functions(&args, builtins(registry)).await?;
     registry.check().map_err(|error| wrong(error.to_string()))?;
     let (db, queue) = args.servers.open().await?;
+    let clock = args.servers.clock(&db).await?;
     let mut engine = Engine::new(db, Arc::new(queue), named_process(&name), Offers::anything());
     engine.settings = args.servers.timing.settings();
+    engine.clock = clock;
     let settings = WorkerSettings {
         queues: args.queues.clone(),
         concurrency: args.concurrency.into(),

@@ -116,6 +116,7 @@ impl Claim {
 }
 
 /// Claims an execution; none when it is held by somebody, or has ended.
+#[tracing::instrument(name = "claim", level = "info", skip_all, fields(execution.id = %id))]
 pub async fn claim(engine: &Engine, id: &ExecutionId) -> Result<Option<Claimed>, OrchestrationError> {
     let (claim, key) = (Claim::of(engine), id.clone());
     let claimed = engine.db.write(move |conn| claim.make(conn, &key)).await?;

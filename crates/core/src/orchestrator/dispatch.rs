@@ -22,6 +22,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Pushes calls; answers which queues were full. A queue that is full or unreachable is no failure of
 /// theirs: the clock pushes them again.
+#[tracing::instrument(name = "dispatch", level = "info", skip_all, fields(execution.id = work.first().map(|work| tracing::field::display(work.attempt.execution.clone())), calls = work.len()))]
 pub async fn dispatch(engine: &Engine, work: Vec<Work>) -> Vec<String> {
     if work.is_empty() {
         return Vec::new();

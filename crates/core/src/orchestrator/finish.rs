@@ -17,6 +17,7 @@ use crate::{
 };
 
 /// Ends a claimed execution. False when the claim was lost: nothing was written.
+#[tracing::instrument(name = "finish", level = "info", skip_all, fields(execution.id = %claimed.id(), epoch = claimed.epoch().0))]
 pub async fn finish(
     engine: &Engine,
     claimed: Claimed,

@@ -27,6 +27,7 @@ pub struct Paused {
 
 /// Saves a pause and gives the claim up. None when the claim was lost: nothing was written, and
 /// whoever holds the execution now makes the same calls.
+#[tracing::instrument(name = "pause", level = "info", skip_all, fields(execution.id = %claimed.id(), epoch = claimed.epoch().0))]
 pub async fn pause(
     engine: &Engine,
     claimed: Claimed,

@@ -67,6 +67,7 @@ enum Verdict {
 }
 
 /// Records what an attempt led to.
+#[tracing::instrument(name = "settle", level = "info", skip_all, fields(execution.id = %attempted.of.execution, call.id = attempted.of.call.0, attempt = attempted.of.number))]
 pub async fn settle(engine: &Engine, attempted: Attempted) -> Result<Settled, OrchestrationError> {
     let now = engine.now();
     let attempted = Arc::new(attempted);

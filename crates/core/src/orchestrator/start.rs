@@ -41,6 +41,7 @@ pub struct Started {
 
 /// Starts an execution, or finds the one of that id. What is inserted and not claimed soon is taken
 /// up by [`rescue`](super::rescue).
+#[tracing::instrument(name = "start", level = "info", skip_all, fields(execution.id = start.id.as_ref().map(tracing::field::display)))]
 pub async fn start(engine: &Engine, start: Start) -> Result<Started, OrchestrationError> {
     let inputs = start.program.check_inputs(&start.inputs)?;
     let id = start.id.unwrap_or_else(ExecutionId::generate);

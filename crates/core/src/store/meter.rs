@@ -3,6 +3,7 @@
 use diesel::{QueryableByName, RunQueryDsl, sql_types::BigInt};
 
 use super::{DbConnection, StoreError};
+use crate::time::Timestamp;
 
 #[derive(QueryableByName)]
 struct Count {
@@ -19,5 +20,17 @@ pub fn transactions(conn: &mut DbConnection) -> Result<i64, StoreError> {
             Ok(row.count)
         }
         DbConnection::Sqlite(_) => Err(StoreError::Refused("SQLite does not count transactions".into())),
+    }
+}
+
+/// The database's own time; none where it has none of its own, because it runs inside this process.
+pub fn now(conn: &mut DbConnection) -> Result<Option<Timestamp>, StoreError> {
+    match conn {
+        DbConnection::Postgres(conn) => {
+            let query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS count";
+            let row: Count = diesel::sql_query(query).get_result(conn)?;
+            Ok(Some(Timestamp(row.count)))
+        }
+        DbConnection::Sqlite(_) => Ok(None),
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn missing(conn: &mut DbConnection) -> Result<Option<String>, StoreEr
     }
 }
 
-fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+fn failed(error: &(dyn std::error::Error + Send + Sync)) -> StoreError {
     StoreError::Migration(error.to_string())
 }
 
@@ -47,10 +47,10 @@ where
     C: MigrationHarness<DB>,
     EmbeddedMigrations: MigrationSource<DB>,
 {
-    let own: Vec<Box<dyn Migration<DB>>> = migrations.migrations().map_err(failed)?;
+    let own: Vec<Box<dyn Migration<DB>>> = migrations.migrations().map_err(|error| failed(&*error))?;
     let own: BTreeSet<String> = own.iter().map(|migration| migration.name().version().to_string()).collect();
     let applied: BTreeSet<String> =
-        conn.applied_migrations().map_err(failed)?.iter().map(ToString::to_string).collect();
+        conn.applied_migrations().map_err(|error| failed(&*error))?.iter().map(ToString::to_string).collect();
     if let Some(newer) = applied.difference(&own).next() {
         return Err(StoreError::TooNew { newer: newer.clone() });
     }
@@ -64,6 +64,6 @@ where
     EmbeddedMigrations: MigrationSource<DB>,
 {
     compare(conn, &migrations)?;
-    conn.run_pending_migrations(migrations).map_err(failed)?;
+    conn.run_pending_migrations(migrations).map_err(|error| failed(&*error))?;
     Ok(())
 }

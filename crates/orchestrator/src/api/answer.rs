@@ -22,6 +22,7 @@ pub(crate) struct ApiError {
 }
 
 impl ApiError {
+    #[expect(clippy::needless_pass_by_value, reason = "errors are handed over, texts too")]
     fn new(status: StatusCode, kind: &'static str, message: impl ToString) -> Self {
         Self { status, kind, message: message.to_string() }
     }

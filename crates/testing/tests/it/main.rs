@@ -1,6 +1,9 @@
 //! Killed processes, and the rules of the tree.
 
+mod chaos;
+mod compose;
 mod killed;
 mod operation;
 mod rq;
+mod scenarios;
 mod tidy;

@@ -161,6 +161,7 @@ fn the_top_level_holds_what_it_should() {
         "CHANGELOG.md",
         "Cargo.lock",
         "Cargo.toml",
+        "Dockerfile",
         "LICENSE-APACHE",
         "LICENSE-MIT",
         "README.md",
@@ -175,7 +176,7 @@ fn the_top_level_holds_what_it_should() {
     ];
     let strangers: Vec<&String> = names.iter().filter(|name| !known.contains(&name.as_str())).collect();
     assert!(strangers.is_empty(), "{strangers:?} do not belong there");
-    for needed in ["Cargo.toml", "crates", "migrations", "examples", "scripts", "README.md"] {
+    for needed in ["Cargo.toml", "crates", "migrations", "docker-compose.yml", "examples", "scripts", "README.md"] {
         assert!(names.iter().any(|name| name == needed), "{needed} is missing");
     }
 }
