@@ -284,19 +284,13 @@ impl Worker {
                 }
                 Err(error) => tracing::warn!(%error, "a step that ran ahead of its claim failed"),
             }
-            return self.after_foresight(lease, attempted).await;
         }
-        let settled = self.record(attempted).await?;
-        self.end(lease, Way::Done).await;
-        match settled {
-            Settled::Recorded(Some(claimed)) => drive(engine, claimed).await,
-            Settled::Recorded(None) | Settled::Retrying | Settled::Ignored => Ok(()),
-        }
+        self.settle(lease, attempted).await
     }
 
-    /// How far a step that ran ahead came before it failed is not known: the outcome is recorded if it
-    /// was not, and if it was, somebody has to look whether it lets the execution go on.
-    async fn after_foresight(&self, lease: &Lease, attempted: Attempted) -> Result<(), OrchestrationError> {
+    /// An outcome that was recorded already may be so by a try of ours whose answer was lost, or by a step that
+    /// ran ahead and failed later: then somebody has to look whether it lets the execution go on.
+    async fn settle(&self, lease: &Lease, attempted: Attempted) -> Result<(), OrchestrationError> {
         let execution = attempted.of.execution.clone();
         let settled = self.record(attempted).await?;
         self.end(lease, Way::Done).await;

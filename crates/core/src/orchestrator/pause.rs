@@ -40,7 +40,11 @@ pub async fn pause(
     let won = claimed.won().clone();
     let (suspension, queue) = (won.execution.suspension + 1, won.execution.queue.clone());
     let delivered: Vec<CallId> = won.outcomes.iter().map(|(id, _)| *id).collect();
-    let due_at = pause.has_groups.then(|| now.after(engine.settings.look));
+    // Of several pending calls, the settler of one may find the execution held for another, and die before it can
+    // claim once more: then nobody but the clock looks. A single call is settled while the execution waits, and
+    // its settler claims in the same commit.
+    let several = pause.has_groups || pause.waits_for_earlier || pause.new_calls.len() > 1;
+    let due_at = several.then(|| now.after(engine.settings.look));
     let push_again = now.after(engine.settings.push_again);
     let (pause, log) = (std::sync::Arc::new(pause), std::sync::Arc::new(log));
     let (p, l, key, q, h) = (pause.clone(), log.clone(), id.clone(), queue.clone(), held.clone());
@@ -85,10 +89,11 @@ pub async fn pause(
 
 /// The second look, after the pause has been committed.
 ///
-/// Why none is missed: a settler commits its outcome first and tries to claim second. If it found
-/// the execution running, its outcome was committed before our pause was, so this look, which
-/// begins after our pause, sees it. If its outcome came later, its claim finds the execution
-/// waiting. An execution that paused on new calls alone needs no look: nobody can have settled
+/// Why none is missed: a settler tries to claim after its outcome is committed (also when it has tried
+/// before, within its transaction). If it then found the execution running, its outcome was committed before our
+/// pause was, so this look, which begins after our pause, sees it. If our pause came first, its claim finds the
+/// execution waiting. Whoever dies in between leaves it to the clock: `due_at` is set while several calls are
+/// pending. An execution that paused on new calls alone needs no look: nobody can have settled
 /// calls that did not exist.
 pub async fn look_again(engine: &Engine, id: &ExecutionId) -> Result<Option<Claimed>, OrchestrationError> {
     let key = id.clone();

@@ -60,10 +60,22 @@ pub enum Settled {
 /// What was decided inside the transaction.
 #[derive(Debug)]
 enum Verdict {
-    /// With the claim, or with the group that has to be looked at after the commit.
-    Settled(Option<Claimed>, Option<i64>),
+    Settled(Next),
     Retrying(Duration),
     Ignored,
+}
+
+/// What a settled call leads to.
+#[derive(Debug)]
+enum Next {
+    /// The execution is claimed.
+    Claimed(Claimed),
+    /// It has to be claimed after the commit, if this group is complete then.
+    Group(i64),
+    /// It has to be claimed after the commit.
+    Claim,
+    /// Others wake it, or nobody has to.
+    Nothing,
 }
 
 /// Records what an attempt led to.
@@ -85,11 +97,13 @@ pub async fn settle(engine: &Engine, attempted: Attempted) -> Result<Settled, Or
             engine.sooner(wait);
             Settled::Retrying
         }
-        Verdict::Settled(claimed, group) => {
+        Verdict::Settled(next) => {
             engine.observe(Event::Settled { of, outcome: &attempted.outcome, log: &attempted.log });
-            let claimed = match group {
-                Some(group) => claim_if_complete(engine, &of.execution, group).await?,
-                None => claimed,
+            let claimed = match next {
+                Next::Claimed(claimed) => Some(claimed),
+                Next::Group(group) => claim_if_complete(engine, &of.execution, group).await?,
+                Next::Claim => claim_now(engine, &of.execution).await?,
+                Next::Nothing => None,
             };
             if let Some(claimed) = &claimed {
                 engine.observe(Event::Claimed(claimed.id(), claimed.epoch()));
@@ -128,11 +142,19 @@ fn record(
         Wake::OnFailure => false,
         // Two settlers that have not committed yet would each see the other's call open. Where that
         // can be, the look comes after the commit.
-        Wake::Group(group) if !conn.is_serial() => return Ok(Verdict::Settled(None, Some(group))),
+        Wake::Group(group) if !conn.is_serial() => return Ok(Verdict::Settled(Next::Group(group))),
         Wake::Group(group) => !calls::group_is_open(conn, &of.execution, group)?,
     };
-    let claimed = if wakes { claim.make(conn, &of.execution)? } else { None };
-    Ok(Verdict::Settled(claimed, None))
+    if !wakes {
+        return Ok(Verdict::Settled(Next::Nothing));
+    }
+    Ok(Verdict::Settled(match claim.make(conn, &of.execution)? {
+        Some(claimed) => Next::Claimed(claimed),
+        // Whoever holds the execution may pause it and look for outcomes before this one is committed. So
+        // once more after the commit; where writers are serial, that cannot be.
+        None if !conn.is_serial() => Next::Claim,
+        None => Next::Nothing,
+    }))
 }
 
 /// How long until the next attempt, if there is to be one.
@@ -178,6 +200,10 @@ async fn claim_if_complete(
     if engine.db.read(move |conn| calls::group_is_open(conn, &key, group)).await? {
         return Ok(None);
     }
+    claim_now(engine, id).await
+}
+
+async fn claim_now(engine: &Engine, id: &ExecutionId) -> Result<Option<Claimed>, OrchestrationError> {
     let (claim, key) = (Claim::of(engine), id.clone());
     Ok(engine.db.write(move |conn| claim.make(conn, &key)).await?)
 }

@@ -235,3 +235,73 @@ async fn an_uncaught_failure_ends_the_execution_with_both_tracebacks() {
         assert!(claim(&rig.engine, &id).await.unwrap().is_none());
     }
 }
+
+const TWO_PIPES: &str = "
+import asyncio
+async def pipe(x):
+    a = await f(x)
+    return await f(a)
+async def main():
+    return await asyncio.gather(pipe('a'), pipe('b'))
+";
+
+/// Two settlers on Postgres: one holds the execution, pauses it and looks for outcomes, all while the other's outcome is
+/// recorded in a transaction that has not been committed yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_is_committed_after_the_holders_last_look_still_wakes() {
+    let url = durable_testing::Postgres::shared().database();
+    let (rig, other) = (Rig::new(&url, "w"), Rig::new(&url, "other"));
+    let id = rig.start(TWO_PIPES).await;
+    let jobs = rig.jobs().await;
+    let outcome = |text: &str| Outcome::Completed(Json::from(&json!(text)));
+    let Settled::Recorded(Some(held)) = rig.settle_only(&jobs[0].1, outcome("a1"), Retry::No).await else {
+        panic!("the first settler claims")
+    };
+    let (entered, is_entered) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let engine = other.engine.clone();
+    // In one transaction with the settle, which therefore stays open.
+    let busy = [engine.db.busy(), engine.db.busy()];
+    let blocker = async {
+        engine
+            .db
+            .write(move |_| {
+                let _ = (entered.send(()), released.recv());
+                Ok(())
+            })
+            .await
+            .unwrap();
+    };
+    let holder = async {
+        tokio::task::spawn_blocking(move || is_entered.recv()).await.unwrap().unwrap();
+        drive(&rig.engine, held).await.unwrap();
+        assert_eq!(rig.execution(&id).await.status, ExecutionStatus::Waiting);
+        drop(busy);
+        release.send(()).unwrap();
+    };
+    let (settled, (), ()) = tokio::join!(other.settle_only(&jobs[1].1, outcome("b1"), Retry::No), blocker, holder);
+    let Settled::Recorded(Some(claimed)) = settled else { panic!("nobody wakes the execution: {settled:?}") };
+    drive(&other.engine, claimed).await.unwrap();
+    assert_eq!(rig.calls(&id).await.len(), 4);
+}
+
+/// The settler died between its commit and its claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_whose_settler_died_before_it_could_claim_is_found_by_the_clock() {
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let id = rig.start(TWO_PIPES).await;
+        let jobs = rig.jobs().await;
+        rig.complete(&jobs[0].1, json!("a1")).await;
+        let (of, now) = (jobs[1].1.attempt.clone(), rig.engine.now());
+        let outcome = Outcome::Completed(Json("\"b1\"".into()));
+        let settle = move |conn: &mut durable_core::store::DbConnection| {
+            durable_core::store::calls::settle(conn, &of, &outcome, now)
+        };
+        rig.engine.db.write(settle).await.unwrap();
+        assert_eq!(rig.calls(&id).await.len(), 3, "{kind}: nobody has looked");
+        rig.clock.advance(Duration::from_secs(11));
+        rig.tick().await;
+        assert_eq!(rig.calls(&id).await.len(), 4, "{kind}");
+    }
+}

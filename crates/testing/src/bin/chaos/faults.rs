@@ -77,10 +77,19 @@ impl<'a> Faults<'a> {
         let worker = self.random.random_range(0..cluster.worker_pids().len().max(1));
         let orchestrator = self.random.random_range(0..2);
         let done = match self.last {
-            0 => Ok(cluster.signal_worker(worker, Signal::KILL)),
-            1 => Ok(cluster.signal_worker(worker, Signal::TERM)),
+            0 => {
+                cluster.signal_worker(worker, Signal::KILL);
+                Ok(())
+            }
+            1 => {
+                cluster.signal_worker(worker, Signal::TERM);
+                Ok(())
+            }
             2 => self.freeze(Who::Worker(worker)),
-            3 => Ok(cluster.signal_orchestrator(orchestrator, Signal::KILL)),
+            3 => {
+                cluster.signal_orchestrator(orchestrator, Signal::KILL);
+                Ok(())
+            }
             4 => self.freeze(Who::Orchestrator(orchestrator)),
             5 => cluster.redis.ask(&["FLUSHALL"]).map(drop),
             6 => cluster.redis.restart(),
