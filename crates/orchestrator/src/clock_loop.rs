@@ -7,7 +7,7 @@ use std::{
 
 use durable_core::{
     orchestrator::{CLOCK_IDLE, Engine, OrchestrationError, rescue, timers},
-    store::{calls, executions},
+    store::{calls, executions, workers},
     time::Timestamp,
 };
 use durable_queue::Bell;
@@ -20,6 +20,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How often the queue is swept: expired leases, and whether it has lost everything.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How often the rows of workers that have died are removed.
+const FORGET: Duration = Duration::from_secs(600);
+
 /// How often a full queue is asked whether it has room.
 const FULL: Duration = Duration::from_millis(100);
 
@@ -27,7 +30,7 @@ const FULL: Duration = Duration::from_millis(100);
 /// and looks again after a second in any case.
 pub async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     let mut bells = engine.queue.bells();
-    let mut clock = Clock { engine: &engine, swept: None, full: Vec::new() };
+    let mut clock = Clock { engine: &engine, swept: None, forgot: Instant::now(), full: Vec::new() };
     while !stop.is_cancelled() {
         // Registered before looking, so that a bell between the look and the sleep is heard.
         let bell = engine.clock_bell().notified();
@@ -63,6 +66,7 @@ async fn rung(bells: &mut Receiver<Bell>) {
 struct Clock<'a> {
     engine: &'a Engine,
     swept: Option<Instant>,
+    forgot: Instant,
     /// Queues that have refused jobs; what waits for them is left in the database.
     full: Vec<String>,
 }
@@ -113,6 +117,11 @@ impl Clock<'_> {
         if swept.lost_everything {
             let pushed = rescue::push_everything(self.engine, now).await?;
             tracing::info!(calls = pushed, "the queue is empty or new: what was in it is pushed again");
+        }
+        if self.forgot.elapsed() > FORGET {
+            self.forgot = Instant::now();
+            // Only those that died say nothing before they go.
+            self.engine.db.write_lazily(move |conn| workers::forget(conn, now).map(drop));
         }
         Ok(())
     }

@@ -10,7 +10,10 @@ use super::{Engine, Event, OrchestrationError};
 use crate::{
     id::{CallId, ExecutionId},
     model::Json,
-    store::calls::{self, AttemptOf, Work},
+    store::{
+        calls::{self, AttemptOf, Work},
+        pushes,
+    },
     time::Timestamp,
 };
 
@@ -54,7 +57,7 @@ pub fn not_queued(engine: &Engine, attempts: Vec<AttemptOf>, at: Timestamp) {
     if attempts.is_empty() {
         return;
     }
-    engine.db.write_lazily(move |conn| attempts.iter().try_for_each(|of| calls::not_queued(conn, of, at)));
+    engine.db.write_lazily(move |conn| attempts.iter().try_for_each(|of| pushes::not_queued(conn, of, at)));
 }
 
 fn job(engine: &Engine, work: Work) -> Job {

@@ -8,7 +8,7 @@ use super::{Engine, OrchestrationError, claim::claim, drive::drive, pause::look_
 use crate::{
     id::{ExecutionId, WorkerId},
     model::{Execution, ExecutionStatus},
-    store::{calls, executions},
+    store::{calls, executions, pushes},
     time::Timestamp,
 };
 
@@ -51,7 +51,7 @@ async fn look(
 /// The queue has lost everything: what was in it is pushed again.
 pub async fn push_everything(engine: &Engine, now: Timestamp) -> Result<usize, OrchestrationError> {
     let whose = engine.whose.clone();
-    Ok(engine.db.write(move |conn| calls::push_everything(conn, &whose, now)).await?)
+    Ok(engine.db.write(move |conn| pushes::push_everything(conn, &whose, now)).await?)
 }
 
 /// Takes an execution over from the process that ran it by itself and is known to be dead, or that
@@ -69,7 +69,7 @@ pub async fn take_over(engine: &Engine, id: &ExecutionId, from: Option<&WorkerId
                 calls::expire_leases_of(conn, dead, now)?;
             }
             // Whatever was queued was queued in the memory of the dead.
-            calls::push_all_now(conn, &id, now)?;
+            pushes::push_all_now(conn, &id, now)?;
             Ok(true)
         })
         .await?;

@@ -12,7 +12,10 @@ use super::{
 use crate::{
     model::{Call, CallKind, Failure, Json, Outcome},
     retry::RetryPolicy,
-    store::calls::{self, AttemptOf},
+    store::{
+        calls::{self, AttemptOf},
+        pushes,
+    },
     time::Timestamp,
 };
 
@@ -75,7 +78,7 @@ pub struct Pushed {
 /// Pushes function calls that became due, those of `full` queues excepted.
 pub async fn push(engine: &Engine, now: Timestamp, full: Vec<String>) -> Result<Pushed, OrchestrationError> {
     let (whose, again) = (engine.whose.clone(), now.after(engine.settings.push_again));
-    let due = engine.db.read(move |conn| calls::to_push(conn, &whose, now, &full, PUSHED_AT_ONCE)).await?;
+    let due = engine.db.read(move |conn| pushes::to_push(conn, &whose, now, &full, PUSHED_AT_ONCE)).await?;
     if due.is_empty() {
         return Ok(Pushed::default());
     }
@@ -85,7 +88,7 @@ pub async fn push(engine: &Engine, now: Timestamp, full: Vec<String>) -> Result<
         .write(move |conn| {
             let mut mine = Vec::new();
             for work in &due {
-                if calls::pushed(conn, &work.attempt, now, again)? {
+                if pushes::pushed(conn, &work.attempt, now, again)? {
                     mine.push(work.clone());
                 }
             }

@@ -1,13 +1,14 @@
 //! Calls: inserted by the pause that made them, settled once, delivered once.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, Insertable, NullableExpressionMethods, OptionalExtension, QueryDsl,
-    RunQueryDsl, SelectableHelper, dsl::sql, expression::SqlLiteral, sql_types::Bool,
+    BoolExpressionMethods, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
+    dsl::sql, expression::SqlLiteral, sql_types::Bool,
 };
 
 use super::{
     DbConnection, StoreError,
     executions::{Fence, Whose},
+    pushes,
     rows::{self, AttemptRow, CallRow, failure_text},
     schema::{attempts, calls, executions},
 };
@@ -44,7 +45,7 @@ fn is_clocked() -> SqlLiteral<Bool> {
 }
 
 /// What waits to be pushed, or to be begun once it was, see [`is_open`].
-fn is_to_push() -> SqlLiteral<Bool> {
+pub(super) fn is_to_push() -> SqlLiteral<Bool> {
     sql("calls.status = 'pending' AND calls.kind = 'function'")
 }
 
@@ -207,7 +208,7 @@ pub struct AttemptOf {
 }
 
 #[diesel::dsl::auto_type(no_type_alias)]
-fn open_call(of: &AttemptOf) -> _ {
+pub(super) fn open_call(of: &AttemptOf) -> _ {
     let execution: &str = of.execution.as_str();
     let call: i64 = of.call.0 as i64;
     let open: SqlLiteral<Bool> = is_open_one();
@@ -420,65 +421,6 @@ pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -
     rows.into_iter().map(Call::try_from).collect()
 }
 
-/// The queues that calls wait to be pushed to, or to be begun in. From one to the next by the index, so
-/// that a long backlog is not walked through.
-fn queues(conn: &mut DbConnection) -> Result<Vec<String>, StoreError> {
-    let mut queues: Vec<String> = Vec::new();
-    loop {
-        let last = queues.last().map_or("", String::as_str);
-        let next = calls::table.filter(is_to_push()).filter(calls::queue.gt(last)).order(calls::queue).limit(1);
-        match next.select(calls::queue).first::<String>(conn).optional()? {
-            Some(queue) => queues.push(queue),
-            None => return Ok(queues),
-        }
-    }
-}
-
-/// Function calls to be pushed to their queues, the oldest of each first; none of those queues that are full.
-pub fn to_push(
-    conn: &mut DbConnection,
-    whose: &Whose,
-    now: Timestamp,
-    full: &[String],
-    limit: i64,
-) -> Result<Vec<Work>, StoreError> {
-    let mut found = Vec::new();
-    for queue in queues(conn)?.iter().filter(|queue| !full.contains(queue)) {
-        found.extend(to_push_in(conn, whose, now, queue, limit)?);
-    }
-    Ok(found)
-}
-
-fn to_push_in(
-    conn: &mut DbConnection,
-    whose: &Whose,
-    now: Timestamp,
-    queue: &str,
-    limit: i64,
-) -> Result<Vec<Work>, StoreError> {
-    let due = calls::table
-        .filter(is_to_push())
-        .filter(calls::queue.eq(queue))
-        .filter(calls::due_at.le(now.0))
-        .order((calls::due_at, calls::created_at))
-        .limit(limit);
-    let columns = (calls::execution_id, calls::call_id, calls::attempt, calls::function, calls::args, calls::kwargs);
-    type Row = (String, i64, i64, String, String, String);
-    let rows: Vec<Row> = match whose {
-        Whose::Served => {
-            due.inner_join(executions::table).filter(executions::runner.is_null()).select(columns).load(conn)?
-        }
-        Whose::One(id) => due.filter(calls::execution_id.eq(id.as_str())).select(columns).load(conn)?,
-    };
-    rows.into_iter()
-        .map(|(execution, call, number, function, args, kwargs)| {
-            let execution = execution.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
-            let attempt = AttemptOf { execution, call: rows::call_id(call)?, number };
-            Ok(Work { attempt, function, queue: queue.to_owned(), args: Json(args), kwargs: Json(kwargs) })
-        })
-        .collect()
-}
-
 /// When the clock has to act on a call next: to settle it, to give it up, to push it.
 pub fn next_due(conn: &mut DbConnection, whose: &Whose, full: &[String]) -> Result<Option<Timestamp>, StoreError> {
     let clocked = calls::table.filter(is_clocked()).order(calls::due_at).limit(1);
@@ -494,7 +436,7 @@ pub fn next_due(conn: &mut DbConnection, whose: &Whose, full: &[String]) -> Resu
         }
     };
     let mut next = vec![soonest.flatten()];
-    for queue in queues(conn)?.iter().filter(|queue| !full.contains(queue)) {
+    for queue in pushes::queues(conn)?.iter().filter(|queue| !full.contains(queue)) {
         let to_push = calls::table
             .filter(is_to_push())
             .filter(calls::queue.eq(queue))
@@ -516,52 +458,10 @@ pub fn next_due(conn: &mut DbConnection, whose: &Whose, full: &[String]) -> Resu
     Ok(next.into_iter().flatten().min().map(Timestamp))
 }
 
-/// Lets every function call that waits for a worker be pushed now, the oldest first: the queue has
-/// lost everything.
-pub fn push_everything(conn: &mut DbConnection, whose: &Whose, now: Timestamp) -> Result<usize, StoreError> {
-    // A retry that is not due yet was in no queue.
-    let queued = calls::table.filter(is_to_push()).filter(calls::queued).filter(calls::due_at.gt(now.0));
-    let oldest_first = (calls::due_at.eq(calls::created_at.nullable()), calls::queued.eq(false));
-    Ok(match whose {
-        Whose::Served => diesel::update(queued).set(oldest_first).execute(conn)?,
-        Whose::One(id) => {
-            diesel::update(queued.filter(calls::execution_id.eq(id.as_str()))).set(oldest_first).execute(conn)?
-        }
-    })
-}
-
-/// Notes that a pending call is about to be pushed, and when it is pushed again if nobody begins it.
-/// False when it is no longer due: somebody else pushes it, or it has been begun.
-pub fn pushed(conn: &mut DbConnection, of: &AttemptOf, now: Timestamp, again: Timestamp) -> Result<bool, StoreError> {
-    let due = open_call(of)
-        .filter(calls::attempt.eq(of.number))
-        .filter(calls::status.eq(CallStatus::Pending.as_str()))
-        .filter(calls::due_at.le(now.0));
-    let updated = diesel::update(due).set((calls::due_at.eq(Some(again.0)), calls::queued.eq(true))).execute(conn)?;
-    Ok(updated == 1)
-}
-
-/// The queue did not take a pending call, or nobody there can run it: it is pushed at `at`.
-pub fn not_queued(conn: &mut DbConnection, of: &AttemptOf, at: Timestamp) -> Result<(), StoreError> {
-    let pending =
-        open_call(of).filter(calls::attempt.eq(of.number)).filter(calls::status.eq(CallStatus::Pending.as_str()));
-    diesel::update(pending).set((calls::due_at.eq(Some(at.0)), calls::queued.eq(false))).execute(conn)?;
-    Ok(())
-}
-
 /// Lets every running call of a process that is known to be dead be given up now; answers how many.
 pub fn expire_leases_of(conn: &mut DbConnection, owner: &WorkerId, now: Timestamp) -> Result<usize, StoreError> {
     let running = calls::table.filter(calls::worker.eq(Some(&owner.0))).filter(sql::<Bool>("calls.status = 'running'"));
     Ok(diesel::update(running).set(calls::due_at.eq(Some(now.0))).execute(conn)?)
-}
-
-/// Lets every call of an execution that waits for a worker be pushed now.
-pub fn push_all_now(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<usize, StoreError> {
-    let pending = calls::table
-        .filter(calls::execution_id.eq(execution.as_str()))
-        .filter(calls::status.eq(CallStatus::Pending.as_str()))
-        .filter(calls::kind.eq(CallKind::Function.as_str()));
-    Ok(diesel::update(pending).set(calls::due_at.eq(Some(now.0))).execute(conn)?)
 }
 
 /// The processes that hold running calls of an execution.

@@ -9,6 +9,7 @@ pub mod executions;
 pub mod logs;
 pub mod meter;
 mod migrate;
+pub mod pushes;
 mod rows;
 mod schema;
 pub mod workers;

@@ -17,7 +17,7 @@ use durable_core::{
         Db, DbConnection, StoreError,
         calls::{self, AttemptOf},
         executions::{self, Fence, Whose},
-        logs,
+        logs, pushes,
     },
     time::Timestamp,
 };
@@ -63,7 +63,7 @@ fn steps(conn: &mut DbConnection) -> Result<(), StoreError> {
     executions::next_due(conn, &whose)?;
     calls::due(conn, &whose, NOW, 500)?;
     calls::next_due(conn, &whose, &[])?;
-    calls::to_push(conn, &whose, NOW, &["full".into()], 1000)?;
+    pushes::to_push(conn, &whose, NOW, &["full".into()], 1000)?;
     let mine = Whose::One(id.clone());
     executions::due(conn, &mine, NOW, 100)?;
     executions::next_due(conn, &mine)?;
@@ -76,8 +76,8 @@ fn steps(conn: &mut DbConnection) -> Result<(), StoreError> {
     calls::work(conn, &of)?;
     calls::retry(conn, &of, NOW)?;
     let again = AttemptOf { number: 2, ..of };
-    calls::pushed(conn, &again, NOW, Timestamp(20))?;
-    calls::not_queued(conn, &again, NOW)?;
+    pushes::pushed(conn, &again, NOW, Timestamp(20))?;
+    pushes::not_queued(conn, &again, NOW)?;
     calls::settle(conn, &again, &Outcome::Completed(Json("1".into())), NOW)?;
     let failed = AttemptOf { execution: id.clone(), call: CallId(2), number: 1 };
     calls::settle(conn, &failed, &Outcome::Failed(Failure::new("E", "e")), NOW)?;

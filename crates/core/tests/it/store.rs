@@ -6,7 +6,7 @@ use durable_core::{
     id::{CallId, ExecutionId, WorkerId},
     model::{ExecutionStatus, Json, Outcome},
     orchestrator::settle::{Retry, Settled},
-    store::{DatabaseUrl, Db, StoreError, calls, executions, logs},
+    store::{DatabaseUrl, Db, StoreError, calls, executions, logs, pushes},
 };
 use durable_testing::{Rig, databases, sqlite};
 use serde_json::json;
@@ -146,7 +146,7 @@ async fn writes_that_come_together_are_committed_together() {
         let writes = (0..50).map(|_| {
             let (db, id, now) = (db.clone(), id.clone(), rig.engine.now());
             tokio::spawn(async move {
-                db.write(move |conn| calls::push_all_now(conn, &id, now)).await.unwrap();
+                db.write(move |conn| pushes::push_all_now(conn, &id, now)).await.unwrap();
             })
         });
         for write in writes.collect::<Vec<_>>() {
