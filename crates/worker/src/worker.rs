@@ -162,6 +162,8 @@ impl Worker {
             // Nobody else takes slots, so there is one for each lease.
             let slots = std::iter::once(slot).chain(std::iter::from_fn(|| slots.clone().try_acquire_owned().ok()));
             for (lease, slot) in leases.into_iter().zip(slots) {
+                // From now on, not from when a thread is free to run it: until then it is beaten, too.
+                worker.hold(&lease);
                 let worker = worker.clone();
                 jobs.spawn(async move {
                     worker.job(lease).await;
@@ -235,6 +237,12 @@ impl Worker {
         }
     }
 
+    fn hold(&self, lease: &Lease) {
+        if let Ok((of, _)) = read_job(&lease.job) {
+            self.running.lock().insert(lease.job.id.clone(), (lease.clone(), of));
+        }
+    }
+
     async fn job(&self, lease: Lease) {
         let (of, function) = match read_job(&lease.job) {
             Ok(read) => read,
@@ -244,9 +252,9 @@ impl Worker {
             }
         };
         if let (Some(fleet), false) = (&self.fleet, self.offers.offers(&function)) {
+            self.running.lock().remove(&lease.job.id);
             return fleet.decline(&self.engine, &lease, of, &function).await;
         }
-        self.running.lock().insert(lease.job.id.clone(), (lease.clone(), of.clone()));
         let span = tracing::info_span!("job", execution.id = %of.execution, call.id = of.call.0, attempt = of.number,
                                        function, queue = lease.job.queue);
         let ended = self.attempt(&lease, of.clone()).instrument(span).await;

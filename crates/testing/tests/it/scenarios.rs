@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 const ONE: &str = "from tasks import work\n\nasync def main():\n    return await work()\n";
 
 fn engine(database: &DatabaseUrl, redis: &Redis, name: &str) -> Arc<Engine> {
-    let lease = Duration::from_secs(1);
+    let lease = Duration::from_secs(2);
     let queue = RedisQueue::new(RedisSettings { lease, ..RedisSettings::new(redis.url()) }).unwrap();
     let db = Db::open(database).unwrap();
     let mut engine = Engine::new(db, Arc::new(queue), WorkerId(name.into()), Offers::anything());
@@ -124,7 +124,7 @@ async fn a_recorded_outcome_is_not_worked_for_again() {
         panic!("no claim")
     };
     drive(&engine, claimed).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
     assert_eq!(engine.queue.sweep().await.unwrap().put_back, 1);
     let again = pop(&engine).await;
     assert_eq!(again.deliveries, 2);
@@ -174,7 +174,7 @@ async fn busy_functions_do_not_cost_their_worker_its_leases() {
     let database = Postgres::shared().database();
     let engine = engine(&database, &redis, "w");
     let four = "import asyncio\nfrom tasks import work\n\nasync def main():\n    return len(await asyncio.gather(work(), work(), work(), work()))\n";
-    let (registry, ran) = counted(|| std::thread::sleep(Duration::from_millis(2500)), Duration::ZERO);
+    let (registry, ran) = counted(|| std::thread::sleep(Duration::from_millis(3000)), Duration::ZERO);
     let id = begin(&engine, four).await;
     let _working = work(&engine, registry);
     // Others look for leases that have expired, from threads of their own.
