@@ -111,7 +111,7 @@ impl Cluster {
         let mut env = self.settings.env.clone();
         env.push(("DURABLE_DATABASE_URL".into(), self.database_url()));
         env.push(("DURABLE_REDIS_URL".into(), self.redis_url()));
-        Guard::start(&command, &env, &self.log(log), "TERM")
+        Guard::start_in(&command, &env, &self.log(log), "TERM", Some(self.folder.path()))
     }
 
     /// Where a process writes its log.
