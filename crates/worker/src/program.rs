@@ -60,7 +60,7 @@ struct Args {
     #[arg(long, value_name = "NAME", env = "DURABLE_WORKER_NAME")]
     name: Option<String>,
     /// End when the queues are empty.
-    #[arg(long)]
+    #[arg(long, env = "DURABLE_BURST", value_parser = clap::builder::FalseyValueParser::new())]
     burst: bool,
     /// End after so many jobs.
     #[arg(long, value_name = "N", env = "DURABLE_MAX_JOBS", value_parser = clap::value_parser!(u64).range(1..))]
