@@ -67,18 +67,12 @@ pub(crate) async fn python(launch: &Launch, functions: &Functions) -> anyhow::Re
 
 impl Embedded {
     /// Puts the parts together for one execution.
-    pub(crate) fn new(
-        db: Db,
-        id: &ExecutionId,
-        registry: Registry,
-        concurrency: usize,
-        progress: Arc<Progress>,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(db: Db, registry: Registry, concurrency: usize, progress: Arc<Progress>) -> anyhow::Result<Self> {
         registry.check()?;
         let queue = Arc::new(MemoryQueue::new(LEASE, CAPACITY));
         let offers: Offers = registry.offers();
         let mut engine = Engine::new(db, queue, this_process(), offers).observed_by(progress.clone());
-        engine.whose = Whose::One(id.clone());
+        engine.whose = Whose::Run(engine.worker.clone());
         Ok(Self { engine: Arc::new(engine), registry, concurrency, progress })
     }
 

@@ -55,14 +55,8 @@ pub async fn run(registry: Registry, db: &str, workflow: &Path) -> anyhow::Resul
     let db = tokio::task::spawn_blocking(move || Db::open(&url)).await??;
     let id = ExecutionId::generate();
     let progress = Arc::new(Progress::new(false));
-    let embedded = Embedded::new(db, &id, registry, 8, progress.clone())?;
-    let request = start::Start {
-        id: Some(id.clone()),
-        program: Arc::new(program),
-        inputs: Map::new(),
-        queue: "default".into(),
-        launch: None,
-    };
+    let embedded = Embedded::new(db, registry, 8, progress.clone())?;
+    let request = start::Start { id: Some(id.clone()), ..start::Start::new(Arc::new(program), Map::new()) };
     start::start(&embedded.engine, request).await?;
     let ended = embedded.run(&id).await;
     progress.close();

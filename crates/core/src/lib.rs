@@ -8,6 +8,7 @@ pub mod id;
 pub mod interpreter;
 pub mod model;
 pub mod offers;
+pub mod options;
 pub mod orchestrator;
 pub mod retry;
 pub mod state;

@@ -63,10 +63,14 @@ text_enum! {
         Running = "running",
         /// Paused at an `await` until outcomes are in.
         Waiting = "waiting",
+        /// Kept from going on until somebody lets it.
+        Paused = "paused",
         /// Ended with an output.
         Completed = "completed",
         /// Ended with an uncaught exception.
         Failed = "failed",
+        /// Ended because somebody cancelled it.
+        Cancelled = "cancelled",
     }
 }
 
@@ -74,8 +78,8 @@ impl ExecutionStatus {
     /// No more changes will come.
     pub fn is_final(self) -> bool {
         match self {
-            Self::Scheduled | Self::Running | Self::Waiting => false,
-            Self::Completed | Self::Failed => true,
+            Self::Scheduled | Self::Running | Self::Waiting | Self::Paused => false,
+            Self::Completed | Self::Failed | Self::Cancelled => true,
         }
     }
 }
@@ -83,7 +87,7 @@ impl ExecutionStatus {
 text_enum! {
     /// Where a call is in its life.
     CallStatus {
-        /// Waiting for a worker, for its retry, or (a timer) for its instant.
+        /// Waiting for a worker, for its retry, for its instant, or for somebody outside.
         Pending = "pending",
         /// A worker runs its function.
         Running = "running",
@@ -91,7 +95,7 @@ text_enum! {
         Completed = "completed",
         /// Its last attempt failed.
         Failed = "failed",
-        /// Its execution ended before it did.
+        /// Its execution was cancelled, ended before it did, or gave it up.
         Cancelled = "cancelled",
     }
 }
@@ -113,6 +117,12 @@ text_enum! {
         Function = "function",
         /// An instant.
         Timer = "timer",
+        /// Something that is sent to the execution.
+        Signal = "signal",
+        /// Whoever has its token.
+        Callback = "callback",
+        /// Another execution.
+        Child = "child",
     }
 }
 
@@ -174,8 +184,21 @@ pub struct Execution {
     pub due_at: Option<Timestamp>,
     /// The output in the JSON form of [`crate::interpreter::value`].
     pub output: Option<Json>,
-    /// Why it failed.
+    /// Why it failed or was cancelled.
     pub error: Option<Failure>,
+    /// What its workflow last said of itself.
+    pub progress: Option<Json>,
+    /// Somebody paused it.
+    pub held: bool,
+    /// When somebody asked for its cancellation.
+    pub cancel_requested_at: Option<Timestamp>,
+    /// Its workflow has seen that request.
+    #[serde(skip)]
+    pub cancel_told: bool,
+    /// When it is cancelled if it has not ended.
+    pub deadline_at: Option<Timestamp>,
+    /// The call that waits for it.
+    pub parent: Option<Parent>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was first, or last, begun.
@@ -184,6 +207,15 @@ pub struct Execution {
     pub updated_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+}
+
+/// The call that waits for a child execution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Parent {
+    /// Whose call it is.
+    pub execution_id: ExecutionId,
+    /// The call.
+    pub call_id: CallId,
 }
 
 /// One thing that a workflow awaits.
@@ -197,7 +229,7 @@ pub struct Call {
     pub resume_group: i64,
     /// What is awaited.
     pub kind: CallKind,
-    /// The function's name; for a timer, the sleep in words.
+    /// The name of the function, the signal or the child's workflow; in words for the others.
     pub function: String,
     /// Where it is queued.
     pub queue: String,
@@ -224,6 +256,12 @@ pub struct Call {
     pub started_at: Option<Timestamp>,
     /// When its outcome was recorded.
     pub completed_at: Option<Timestamp>,
+    /// What was asked for this call alone.
+    pub options: Option<Json>,
+    /// When it fails if it has no outcome, whatever attempts are left.
+    pub deadline_at: Option<Timestamp>,
+    /// What its function last said of itself.
+    pub progress: Option<Json>,
 }
 
 /// Text that is valid JSON, kept as it came: large integers and key order survive.
@@ -291,6 +329,36 @@ pub enum Outcome {
     Completed(Json),
     /// It raised this.
     Failed(Failure),
+    /// Its execution was cancelled while it waited for it.
+    Cancelled,
+}
+
+/// Something that was sent to an execution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Signal {
+    /// Which kind; calls wait for one by its name.
+    pub name: String,
+    /// What was sent.
+    pub payload: Json,
+    /// When.
+    pub sent_at: Timestamp,
+    /// The call that took it; none yet.
+    pub call_id: Option<CallId>,
+}
+
+/// A version of a named workflow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Deployed {
+    /// What it is started by.
+    pub name: String,
+    /// From 1.
+    pub version: i64,
+    /// The file name in tracebacks.
+    pub file: String,
+    /// Identifies its text.
+    pub source_hash: String,
+    /// When it was deployed.
+    pub created_at: Timestamp,
 }
 
 /// What a workflow or function wrote.

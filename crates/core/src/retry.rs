@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Failure;
+
 /// What a function's options say about failing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
@@ -18,6 +20,9 @@ pub struct RetryPolicy {
     /// By which part a wait is shortened or lengthened at random, so that calls that failed
     /// together do not come back together.
     pub jitter: f64,
+    /// Exception types, with or without their module, that another attempt could not help against.
+    #[serde(default)]
+    pub non_retryable: Vec<String>,
 }
 
 impl Default for RetryPolicy {
@@ -29,6 +34,7 @@ impl Default for RetryPolicy {
             factor: 2.0,
             max: Duration::from_secs(60),
             jitter: 0.2,
+            non_retryable: Vec::new(),
         }
     }
 }
@@ -37,6 +43,13 @@ impl RetryPolicy {
     /// One attempt and no more.
     pub fn never() -> Self {
         Self { max_attempts: 1, ..Self::default() }
+    }
+
+    /// Whether another attempt could not help against this failure.
+    pub fn is_final(&self, failure: &Failure) -> bool {
+        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+        let is = |seen: &String| self.non_retryable.iter().any(|name| name == seen || *name == last(seen));
+        is(&failure.kind) || failure.bases.iter().any(is)
     }
 
     /// The wait after `failed` attempts, with `luck` from 0 to 1; none when no attempt is left.
@@ -64,6 +77,7 @@ mod tests {
             factor: 2.0,
             max: Duration::from_secs(5),
             jitter: 0.0,
+            non_retryable: Vec::new(),
         };
         let waits: Vec<Option<u64>> = (1..=6).map(|n| policy.wait(n, 0.5).map(|wait| wait.as_secs())).collect();
         assert_eq!(waits, [Some(1), Some(2), Some(4), Some(5), Some(5), None]);

@@ -7,7 +7,7 @@ use std::{
 
 use durable_core::{
     orchestrator::{CLOCK_IDLE, Engine, OrchestrationError, rescue, timers},
-    store::{calls, executions, workers},
+    store::{calls, executions, snapshots, workers},
     time::Timestamp,
 };
 use durable_queue::Bell;
@@ -57,7 +57,7 @@ async fn rung(bells: &mut Receiver<Bell>) {
     loop {
         match bells.recv().await {
             Ok(Bell::Sooner) | Err(RecvError::Lagged(_)) => return,
-            Ok(Bell::Ended(_)) => {}
+            Ok(Bell::Ended(_) | Bell::Cancelled(_)) => {}
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }
@@ -121,7 +121,13 @@ impl Clock<'_> {
         if self.forgot.elapsed() > FORGET {
             self.forgot = Instant::now();
             // Only those that died say nothing before they go.
-            self.engine.db.write_lazily(move |conn| workers::forget(conn, now).map(drop));
+            let before = Timestamp(
+                now.0.saturating_sub(i64::try_from(self.engine.settings.keep_history.as_micros()).unwrap_or(i64::MAX)),
+            );
+            self.engine.db.write_lazily(move |conn| {
+                workers::forget(conn, now)?;
+                snapshots::forget(conn, before).map(drop)
+            });
         }
         Ok(())
     }

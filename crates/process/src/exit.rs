@@ -70,9 +70,13 @@ fn code(error: &anyhow::Error) -> u8 {
         if let Some(error) = cause.downcast_ref::<OrchestrationError>() {
             return match error {
                 OrchestrationError::NotFound(_) => Some(NOT_THERE),
-                OrchestrationError::Input(_) | OrchestrationError::IdTaken(_) | OrchestrationError::OtherInputs(_) => {
-                    Some(WRONG)
-                }
+                OrchestrationError::Input(_)
+                | OrchestrationError::IdTaken(_)
+                | OrchestrationError::OtherInputs(_)
+                | OrchestrationError::Ended { .. }
+                | OrchestrationError::NotFailed { .. }
+                | OrchestrationError::NoFork { .. }
+                | OrchestrationError::Exists { .. } => Some(WRONG),
                 OrchestrationError::Store(_)
                 | OrchestrationError::Queue(_)
                 | OrchestrationError::Advance { .. }

@@ -109,6 +109,8 @@ pub enum Bell {
     Sooner,
     /// Whatever is named so has ended.
     Ended(String),
+    /// Some of the work for whatever is named so is not wanted any more.
+    Cancelled(String),
 }
 
 /// What a worker that is not ours made of a job.

@@ -103,8 +103,7 @@ impl Rig {
     /// When it does not compile or cannot be started.
     pub async fn insert(&self, source: &str) -> ExecutionId {
         let program = Program::compile("workflow.py", source).unwrap_or_else(|error| panic!("{error}"));
-        let request =
-            Start { id: None, program: Arc::new(program), inputs: Map::new(), queue: "default".into(), launch: None };
+        let request = Start::new(Arc::new(program), Map::new());
         start(&self.engine, request).await.expect("a start").execution.id
     }
 

@@ -9,8 +9,10 @@ use durable_core::{
     store::calls::Work,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
-    function::{CallLog, FunctionError, Invocation, Returned},
+    function::{CallLog, FunctionError, Invocation, Reporter, Returned},
     registry::{Registered, Registry},
 };
 
@@ -30,29 +32,35 @@ pub(crate) fn find<'a>(registry: &'a Registry, offers: &'a Offers, work: &Work) 
     Some((name, registry.get(name)?))
 }
 
+/// What a function is told besides its arguments.
+pub(crate) struct Told {
+    pub(crate) callback: Option<String>,
+    pub(crate) cancelled: CancellationToken,
+    pub(crate) progress: Reporter,
+    /// How long the call may still take.
+    pub(crate) left: Duration,
+}
+
 /// Runs the function that `work` asks for. When this future is dropped, the attempt is given up.
-pub(crate) async fn run(
-    registry: &Registry,
-    offers: &Offers,
-    work: Work,
-    callback: Option<String>,
-    log: &Arc<CallLog>,
-) -> Ended {
+pub(crate) async fn run(registry: &Registry, offers: &Offers, work: Work, told: Told, log: &Arc<CallLog>) -> Ended {
     let Some((name, registered)) = find(registry, offers, &work) else {
         let message = format!("no worker offers {}: {}", work.function, offers.hint(&work.function));
         return Ended::Settled(Outcome::Failed(Failure::new(UNKNOWN_FUNCTION, message)), Retry::No);
     };
     let options = &registered.options;
-    let Work { attempt: of, args, kwargs, .. } = work;
-    let invocation = Invocation { of, function: name.to_owned(), args, kwargs, callback };
+    let Work { attempt: of, args, kwargs, options: asked, .. } = work;
+    let timeout = asked.timeout.unwrap_or(options.timeout).min(told.left);
+    let Told { callback, cancelled, progress, .. } = told;
+    let key = asked.idempotency_key;
+    let invocation = Invocation { of, function: name.to_owned(), args, kwargs, callback, key, cancelled, progress };
     let attempt = registered.function.call(invocation, log);
-    let ended = match tokio::time::timeout(options.timeout, attempt).await {
+    let ended = match tokio::time::timeout(timeout, attempt).await {
         Ok(ended) => ended,
-        Err(_) => Err(timed_out(name, options.timeout)),
+        Err(_) => Err(timed_out(name, timeout)),
     };
     match ended {
         Ok(Returned::Now(result)) => Ended::Settled(Outcome::Completed(result), Retry::No),
-        Ok(Returned::Later) => Ended::Later(options.timeout),
+        Ok(Returned::Later) => Ended::Later(timeout),
         Err(error) if error.retryable => {
             Ended::Settled(Outcome::Failed(error.failure), Retry::By(options.retry.clone()))
         }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use durable_core::{
@@ -12,6 +12,7 @@ use durable_core::{
 };
 use serde::Serialize;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Arguments, FromArguments};
 
@@ -28,6 +29,54 @@ pub struct Invocation {
     pub kwargs: Json,
     /// The right to complete the call later; only for functions that ask for it.
     pub callback: Option<String>,
+    /// What the workflow chose instead of the key that is made for each call.
+    pub key: Option<String>,
+    /// Cancelled when nobody wants the result any more: end soon, because after a while the attempt is dropped.
+    pub cancelled: CancellationToken,
+    /// Where the function says how far it has come.
+    pub progress: Reporter,
+}
+
+/// Takes what a running function says of itself; the last of it is shown with its call.
+#[derive(Clone)]
+pub struct Reporter(Arc<dyn Fn(Json) + Send + Sync>);
+
+impl Reporter {
+    /// Hands everything to `to`, which should return soon.
+    pub fn new(to: impl Fn(Json) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(to))
+    }
+
+    /// How far the function has come, from 0 to 1, and what it does.
+    pub fn report(&self, fraction: Option<f64>, message: Option<&str>) {
+        (self.0)(Json::from(&serde_json::json!({"fraction": fraction, "message": message})));
+    }
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reporter")
+    }
+}
+
+tokio::task_local! {
+    static PRESENT: Invocation;
+}
+
+/// For Rust functions: how far this one has come, from 0 to 1, and what it does; shown with its call.
+pub fn heartbeat(fraction: impl Into<Option<f64>>, message: &str) {
+    let _ = PRESENT.try_with(|invocation| invocation.progress.report(fraction.into(), Some(message)));
+}
+
+/// For Rust functions: cancelled when nobody wants the result any more. A function that does not heed it is dropped at
+/// its next await, five seconds later.
+pub fn cancellation() -> CancellationToken {
+    PRESENT.try_with(|invocation| invocation.cancelled.clone()).unwrap_or_default()
+}
+
+/// For Rust functions: the same text for every attempt of the present call, and for no other call.
+pub fn idempotency_key() -> Option<String> {
+    PRESENT.try_with(Invocation::idempotency_key).ok()
 }
 
 /// What a function answers.
@@ -49,7 +98,7 @@ impl Invocation {
     /// The same for every attempt of a call, and for no other call: hand it to whatever must not
     /// happen twice.
     pub fn idempotency_key(&self) -> String {
-        format!("{}/{}", self.of.execution, self.of.call)
+        self.key.clone().unwrap_or_else(|| format!("{}/{}", self.of.execution, self.of.call))
     }
 }
 
@@ -214,10 +263,11 @@ impl<H: Handler<P>, P: 'static> Function for RustFunction<H, P> {
         let mut arguments = Arguments::new(&invocation, &self.parameters)?;
         let future = self.handler.start(&mut arguments)?;
         // On a task of its own, whose panic ends nothing else; aborted when this future is dropped.
-        let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(future));
+        let function = invocation.function.clone();
+        let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(PRESENT.scope(invocation, future)));
         match task.await {
             Ok(result) => result.map(|value| Json::from(&value).into()),
-            Err(error) => Err(FunctionError::new("RuntimeError", panic_text(&invocation.function, error))),
+            Err(error) => Err(FunctionError::new("RuntimeError", panic_text(&function, error))),
         }
     }
 }

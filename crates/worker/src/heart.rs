@@ -8,6 +8,7 @@ use std::{
 };
 
 use durable_core::{
+    id::{CallId, ExecutionId},
     model,
     orchestrator::Engine,
     store::{
@@ -15,15 +16,25 @@ use durable_core::{
         workers,
     },
 };
-use durable_queue::{JobId, Lease, Presence, Queue};
+use durable_queue::{Bell, JobId, Lease, Presence, Queue};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio_util::sync::CancellationToken;
+
+/// A job that this worker holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) lease: Lease,
+    pub(crate) of: AttemptOf,
+    /// Cancelled when nobody wants its result any more.
+    pub(crate) cancelled: CancellationToken,
+}
 
 /// What is under way.
 #[derive(Default, Clone)]
-pub(crate) struct Running(Arc<Mutex<HashMap<JobId, (Lease, AttemptOf)>>>);
+pub(crate) struct Running(Arc<Mutex<HashMap<JobId, Held>>>);
 
 impl Running {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<JobId, (Lease, AttemptOf)>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Held>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -69,22 +80,68 @@ impl Drop for Heart {
     }
 }
 
+/// Waits until some calls of an execution are cancelled.
+async fn cancelled(bells: &mut Receiver<Bell>) -> String {
+    loop {
+        match bells.recv().await {
+            Ok(Bell::Cancelled(id)) => return id,
+            Ok(Bell::Sooner | Bell::Ended(_)) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
 impl Beats {
     async fn run(self, stop: CancellationToken) {
         // Its own connections: others are served by threads that a busy function may hold.
         let queue = self.engine.queue.apart();
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            if stop.run_until_cancelled(self.beat(&*queue)).await.is_none() {
+        let mut bells = self.engine.queue.bells();
+        loop {
+            let due = async {
+                tokio::select! {
+                    _ = ticks.tick() => None,
+                    id = cancelled(&mut bells) => Some(id),
+                }
+            };
+            let Some(due) = stop.run_until_cancelled(due).await else { break };
+            let work = async {
+                self.drop_cancelled(due.as_deref()).await;
+                if due.is_none() {
+                    self.beat(&*queue).await;
+                }
+            };
+            if stop.run_until_cancelled(work).await.is_none() {
                 break;
             }
         }
         self.leave(&*queue).await;
     }
 
+    /// Tells running functions whose calls are cancelled: those of one execution, or all, in case a bell was lost.
+    async fn drop_cancelled(&self, execution: Option<&str>) {
+        let mut by_execution: HashMap<ExecutionId, Vec<Held>> = HashMap::new();
+        for held in self.running.lock().values() {
+            if execution.is_none_or(|id| held.of.execution.as_str() == id) && !held.cancelled.is_cancelled() {
+                by_execution.entry(held.of.execution.clone()).or_default().push(held.clone());
+            }
+        }
+        for (id, held) in by_execution {
+            let calls: Vec<CallId> = held.iter().map(|held| held.of.call).collect();
+            let cancelled = self.engine.db.read(move |conn| calls::cancelled_among(conn, &id, &calls)).await;
+            match cancelled {
+                Ok(cancelled) => {
+                    let unwanted = held.iter().filter(|held| cancelled.contains(&held.of.call));
+                    unwanted.for_each(|held| held.cancelled.cancel());
+                }
+                Err(error) => tracing::debug!(%error, "it is not known which calls are cancelled"),
+            }
+        }
+    }
+
     async fn beat(&self, queue: &dyn Queue) {
-        let running: Vec<(Lease, AttemptOf)> = self.running.lock().values().cloned().collect();
+        let running: Vec<Held> = self.running.lock().values().cloned().collect();
         let engine = &self.engine;
         let until = engine.now().after(engine.settings.lease);
         let shown = self.shown.clone().map(|worker| model::Worker { due_at: until, ..worker });
@@ -94,7 +151,7 @@ impl Beats {
             tracing::warn!(%error, "this worker cannot be shown");
         }
         if !running.is_empty() {
-            let leases: Vec<Lease> = running.iter().map(|(lease, _)| lease.clone()).collect();
+            let leases: Vec<Lease> = running.iter().map(|held| held.lease.clone()).collect();
             match queue.beat(&leases).await {
                 Ok(lost) if lost.is_empty() => {}
                 // What still runs may be the first to succeed, so it goes on.
@@ -107,7 +164,7 @@ impl Beats {
         }
         let me = engine.worker.clone();
         engine.db.write_lazily(move |conn| {
-            running.iter().try_for_each(|(_, of)| calls::beat(conn, of, &me, until).map(drop))?;
+            running.iter().try_for_each(|held| calls::beat(conn, &held.of, &me, until).map(drop))?;
             shown.iter().try_for_each(|worker| workers::beat(conn, worker))
         });
     }

@@ -19,7 +19,9 @@ mod worker;
 
 pub use arguments::{Arguments, FromArguments, Kwargs, Rest};
 pub use builtin::builtins;
-pub use function::{CallLog, Function, FunctionError, Handler, Invocation, Returned};
+pub use function::{
+    CallLog, Function, FunctionError, Handler, Invocation, Reporter, Returned, cancellation, heartbeat, idempotency_key,
+};
 pub use http::HttpFunction;
 pub use options::{BadOption, FunctionOptions};
 pub use program::main;

@@ -2,10 +2,10 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use durable_core::{
@@ -34,10 +34,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    attempt::{self, Ended},
+    attempt::{self, Ended, Told},
     fleet::Fleet,
-    function::CallLog,
-    heart::{Beats, Heart, Running},
+    function::{CallLog, Reporter},
+    heart::{Beats, Heart, Held, Running},
     registry::{DuplicateFunction, Registry},
 };
 
@@ -109,6 +109,21 @@ pub struct Worker {
     running: Running,
     fleet: Option<Fleet>,
     taken: AtomicU64,
+}
+
+/// How long a function that nobody wants any more may go on, to clean up.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+
+/// How often what a function says of itself is written.
+const REPORT: Duration = Duration::from_millis(500);
+
+/// What the future answers, unless it was cancelled and did not end soon after.
+async fn within_grace<T>(future: impl Future<Output = T>, cancelled: CancellationToken) -> Option<T> {
+    tokio::pin!(future);
+    tokio::select! {
+        ended = &mut future => Some(ended),
+        () = cancelled.cancelled() => tokio::time::timeout(CANCEL_GRACE, future).await.ok(),
+    }
 }
 
 impl Worker {
@@ -239,7 +254,8 @@ impl Worker {
 
     fn hold(&self, lease: &Lease) {
         if let Ok((of, _)) = read_job(&lease.job) {
-            self.running.lock().insert(lease.job.id.clone(), (lease.clone(), of));
+            let held = Held { lease: lease.clone(), of, cancelled: CancellationToken::new() };
+            self.running.lock().insert(lease.job.id.clone(), held);
         }
     }
 
@@ -276,9 +292,17 @@ impl Worker {
         engine.observe(Event::Began(&of));
         let log = Arc::new(CallLog::default());
         let callback = self.callback(&work).await?;
-        let (outcome, retry) = match attempt::run(&self.registry, &self.offers, work, callback, &log).await {
-            Ended::Settled(outcome, retry) => (outcome, retry),
-            Ended::Later(timeout) => return self.leave_to_others(lease, of, started_at, timeout).await,
+        let cancelled = self.running.lock().get(&lease.job.id).map(|held| held.cancelled.clone()).unwrap_or_default();
+        let left = work.deadline.map_or(Duration::MAX, |deadline| deadline.since(started_at));
+        let told = Told { callback, cancelled: cancelled.clone(), progress: self.reporter(&of), left };
+        let attempt = attempt::run(&self.registry, &self.offers, work, told, &log);
+        let (outcome, retry) = match within_grace(attempt, cancelled).await {
+            Some(Ended::Settled(outcome, retry)) => (outcome, retry),
+            Some(Ended::Later(timeout)) => return self.leave_to_others(lease, of, started_at, timeout).await,
+            None => {
+                self.end(lease, Way::Done).await;
+                return Ok(());
+            }
         };
         engine.observe(Event::Ran(&of));
         let log = log.lines(&of, engine.now());
@@ -294,6 +318,20 @@ impl Worker {
             }
         }
         self.settle(lease, attempted).await
+    }
+
+    /// Writes what a function says of itself, not more often than people can read it.
+    fn reporter(&self, of: &AttemptOf) -> Reporter {
+        let (engine, of, last) = (self.engine.clone(), of.clone(), Mutex::new(None::<Instant>));
+        Reporter::new(move |progress| {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < REPORT) {
+                return;
+            }
+            *last = Some(Instant::now());
+            let of = of.clone();
+            engine.db.write_lazily(move |conn| calls::progress(conn, &of, &progress));
+        })
     }
 
     /// An outcome that was recorded already may be so by a try of ours whose answer was lost, or by a step that
@@ -376,9 +414,9 @@ impl Worker {
 
     /// What was cut short is pending again, under the same attempt.
     async fn give_back(&self) {
-        let running: Vec<(Lease, AttemptOf)> = self.running.lock().drain().map(|(_, held)| held).collect();
+        let running: Vec<Held> = self.running.lock().drain().map(|(_, held)| held).collect();
         let now = self.engine.now();
-        let attempts: Vec<AttemptOf> = running.iter().map(|(_, of)| of.clone()).collect();
+        let attempts: Vec<AttemptOf> = running.iter().map(|held| held.of.clone()).collect();
         let released = self
             .engine
             .db
@@ -387,8 +425,8 @@ impl Worker {
         if let Err(error) = released {
             tracing::warn!(%error, "calls could not be given back; their leases expire");
         }
-        for (lease, _) in &running {
-            self.end(lease, Way::Front).await;
+        for held in &running {
+            self.end(&held.lease, Way::Front).await;
         }
     }
 }

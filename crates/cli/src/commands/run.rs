@@ -34,9 +34,9 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
     let db = open(args.store.url()?).await?;
     let id = args.id.unwrap_or_else(ExecutionId::generate);
     let session = Session { functions: args.functions, json: args.json, db };
-    let embedded = session.embedded(&id, registry)?;
+    let embedded = session.embedded(registry)?;
     let launch = Some(Json::from(&serde_json::to_value(&launch)?));
-    let request = start::Start { id: Some(id), program, inputs, queue: "default".into(), launch };
+    let request = start::Start { id: Some(id), launch, ..start::Start::new(program, inputs) };
     let started = start::start(&embedded.engine, request).await?;
     if !started.created {
         return session.go_on(embedded, started.execution).await;
@@ -69,7 +69,7 @@ pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
     launch.take(&session.functions)?;
     let (registry, _host) = embedded::python(&launch, &session.functions).await?;
     sources::check_functions(&program, &registry.offers())?;
-    let embedded = session.embedded(&args.id, registry)?;
+    let embedded = session.embedded(registry)?;
     session.go_on(embedded, execution).await
 }
 
@@ -85,9 +85,9 @@ struct Session {
 }
 
 impl Session {
-    fn embedded(&self, id: &ExecutionId, registry: Registry) -> anyhow::Result<Embedded> {
+    fn embedded(&self, registry: Registry) -> anyhow::Result<Embedded> {
         let progress = Arc::new(Progress::new(self.json));
-        Embedded::new(self.db.clone(), id, registry, self.functions.concurrency(), progress)
+        Embedded::new(self.db.clone(), registry, self.functions.concurrency(), progress)
     }
 
     /// Takes an execution over from the process that ran it, which must be dead.

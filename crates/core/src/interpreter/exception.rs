@@ -14,6 +14,11 @@ pub(super) fn raise(failure: &Failure) -> MontyException {
     MontyException::new(kind, Some(message))
 }
 
+/// What is raised where a cancelled call is awaited: it passes `except Exception`, runs `finally`.
+pub(super) fn cancelled(why: &str) -> MontyException {
+    MontyException::new(ExcType::KeyboardInterrupt, Some(why.to_owned()))
+}
+
 /// Type and message under which a failure reaches the workflow.
 fn arrives_as(failure: &Failure) -> (ExcType, String) {
     match raisable(&failure.kind) {
@@ -53,7 +58,7 @@ pub(super) fn uncaught(turn: &Turn<'_>, error: &MontyException) -> Failure {
     if let Some(advice) = near.as_deref().or(advice::for_failure(&kind, &message)) {
         message.push_str(&format!("\nhint: {advice}"));
     }
-    let frames: Vec<_> = error.traceback().iter().filter(|frame| turn.program.owns(frame)).cloned().collect();
+    let frames: Vec<_> = error.traceback().iter().filter_map(|frame| turn.program.frame(frame)).collect();
     let shown = MontyException::with_traceback(error.exc_type(), error.message().map(str::to_owned), frames);
     Failure { kind, message, traceback: Some(shown.to_string()), bases: Vec::new() }
 }

@@ -6,6 +6,8 @@
 mod advice;
 mod calendar;
 mod exception;
+mod own;
+mod prelude;
 mod program;
 mod snapshot;
 mod turn;
@@ -19,8 +21,9 @@ pub use turn::{Origin, Turn, advance};
 use std::time::Duration;
 
 use crate::{
-    id::CallId,
+    id::{CallId, ExecutionId},
     model::{CallKind, Failure, Json, Stream, Wake},
+    options::CallOptions,
 };
 
 /// What a workflow may use up before its execution fails.
@@ -46,6 +49,8 @@ impl Default for Limits {
 pub struct Step {
     /// What it printed.
     pub log: Vec<(Stream, String)>,
+    /// What it last said of itself in this turn.
+    pub progress: Option<Json>,
     /// How it ended.
     pub end: End,
 }
@@ -69,6 +74,11 @@ pub enum End {
         /// Calls that it made in this turn and did not come to await.
         abandoned: Vec<NewCall>,
     },
+    /// It wants to begin anew, with these inputs and without its past.
+    Again {
+        /// A JSON object.
+        inputs: Json,
+    },
 }
 
 /// A workflow that waits.
@@ -80,6 +90,8 @@ pub struct Pause {
     pub base: Option<Snapshot>,
     /// Calls that it made, in order.
     pub new_calls: Vec<NewCall>,
+    /// Calls that it gave up: nobody waits for them any more.
+    pub cancelled: Vec<CallId>,
     /// Calls of earlier turns whose wake rule is now another.
     pub rewoken: Vec<(CallId, Wake)>,
     /// Whether calls of earlier turns are still unsettled: their outcomes may have come in meanwhile.
@@ -89,13 +101,13 @@ pub struct Pause {
 }
 
 /// A call that a turn made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NewCall {
     /// Its number.
     pub id: CallId,
     /// What is awaited.
     pub kind: CallKind,
-    /// The function's name as the workflow wrote it; for a timer, the sleep in words.
+    /// The name of the function as the workflow wrote it, of the signal, of the child's workflow; in words otherwise.
     pub function: String,
     /// A JSON array.
     pub args: Json,
@@ -105,8 +117,53 @@ pub struct NewCall {
     pub line: Option<u32>,
     /// Whether its outcome lets the workflow go on.
     pub wake: Wake,
-    /// A timer's length.
+    /// A timer's length; for a signal or callback, how long it is waited for.
     pub delay: Option<Duration>,
+    /// Where its function is queued, if not where the execution's are.
+    pub queue: Option<String>,
+    /// What was asked for this call alone.
+    pub options: CallOptions,
+    /// The right to complete a callback.
+    pub token: Option<String>,
+    /// The execution that a child call starts.
+    pub child: Option<NewChild>,
+    /// Nobody waits for it: it is cancelled from the start.
+    pub abandoned: bool,
+}
+
+impl NewCall {
+    pub(crate) fn new(id: u32, kind: CallKind, function: &str, line: Option<u32>) -> Self {
+        Self {
+            id: CallId(id),
+            kind,
+            function: function.to_owned(),
+            args: Json("[]".into()),
+            kwargs: Json("{}".into()),
+            line,
+            wake: Wake::Alone,
+            delay: None,
+            queue: None,
+            options: CallOptions::default(),
+            token: None,
+            child: None,
+            abandoned: false,
+        }
+    }
+}
+
+/// An execution that a workflow starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewChild {
+    /// Its id, if the workflow chose one.
+    pub id: Option<ExecutionId>,
+    /// Its workflow: a text, or else the one deployed under the call's name.
+    pub source: Option<String>,
+    /// A JSON object.
+    pub inputs: Json,
+    /// Nobody waits for it, and it outlives its parent.
+    pub detached: bool,
+    /// How long it may take.
+    pub deadline: Option<Duration>,
 }
 
 /// Why a turn could not be taken. The execution is as it was.

@@ -6,14 +6,14 @@ use std::{
 };
 
 use monty::MontyRun;
-use monty_types::{CompileOptions, MontyException, StackFrame};
+use monty_types::{CompileOptions, MontyException, MontyObject, StackFrame};
 use ruff_python_ast::{
     Expr, ModModule, Stmt, StmtFunctionDef, StmtIf,
     visitor::{Visitor, walk_expr, walk_stmt},
 };
 use ruff_text_size::{Ranged, TextRange};
 
-use super::{advice, turn};
+use super::{advice, prelude, turn, value};
 use crate::model::Json;
 
 /// The name under which the entry function's arguments reach the program.
@@ -30,6 +30,8 @@ pub struct Program {
     pub hash: String,
     /// What is really compiled: the text with its entry call, on the same lines.
     prepared: String,
+    /// The modules of the prelude that it imports, as text to be run first; empty when there are none.
+    pub(super) prelude: String,
     /// Byte offset at which each line starts.
     line_starts: Vec<u32>,
     /// How it begins.
@@ -149,13 +151,28 @@ impl Program {
     fn compile_here(name: &str, source: &str) -> Result<Self, CompileError> {
         let line_starts = line_starts(source);
         // First, because it also bounds the nesting that the reading below recurses into.
-        compile_text(name, source).map_err(|error| CompileError::new(name, source, &error))?;
+        MontyRun::new(source.to_owned(), name, Vec::new(), CompileOptions::default())
+            .map_err(|error| CompileError::new(name, source, &error))?;
         let module = ruff_python_parser::parse_module(source)
             .map_err(|error| CompileError::at(name, source, "SyntaxError", &error.error.to_string(), error.location))?
             .into_syntax();
-        let (entry, prepared) = prepare(source, &module);
         let mut imports = Imports::default();
         imports.visit_body(&module.body);
+        let own = imports.own();
+        if let Some((unknown, at)) = own.unknown() {
+            return Err(CompileError::unknown(name, source, unknown, at));
+        }
+        let (entry, prepared) = prepare(source, &module, &own);
+        if own.spawns() && entry == Entry::Script {
+            let at = own.names.get("durable.spawn").copied().unwrap_or(0);
+            return Err(CompileError::at_offset(
+                name,
+                source,
+                "spawn() needs an async def main() that the file ends with",
+                at,
+            ));
+        }
+        let prelude = prelude::text(&own.modules);
         let line_of = |offset: u32| line_at(&line_starts, offset);
         let (served, modules) = imports.served(line_of);
         let program = Self {
@@ -163,28 +180,71 @@ impl Program {
             hash: blake3::hash(source.as_bytes()).to_hex().to_string(),
             source: source.to_owned(),
             prepared,
+            prelude,
             line_starts,
             entry,
             served,
             modules,
         };
-        program.run().map_err(|error| CompileError::new(name, source, &error))?;
+        program.compiled(vec![INPUTS.to_owned()]).map_err(|error| CompileError::new(name, source, &error))?;
         Ok(program)
     }
 
-    /// The compiled form, ready to start.
-    pub(super) fn run(&self) -> Result<MontyRun, MontyException> {
-        compile_text(&self.name, &self.prepared)
+    /// The compiled form, ready to start with its inputs and what they have to be given as.
+    pub(super) fn run(
+        &self,
+        inputs: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<(MontyRun, Vec<MontyObject>), MontyException> {
+        let value = |value: &serde_json::Value| value::from_json(value).map_err(MontyException::runtime_error);
+        let (names, mut values) = match self.entry {
+            Entry::Main(_) => (vec![INPUTS.to_owned()], vec![value(&serde_json::Value::Object(inputs.clone()))?]),
+            Entry::Script => {
+                (inputs.keys().cloned().collect(), inputs.values().map(value).collect::<Result<Vec<_>, _>>()?)
+            }
+        };
+        if !self.prelude.is_empty() {
+            values.push(MontyObject::string(self.prelude.as_str()));
+        }
+        Ok((self.compiled(names)?, values))
+    }
+
+    fn compiled(&self, mut names: Vec<String>) -> Result<MontyRun, MontyException> {
+        if !self.prelude.is_empty() {
+            names.push(prelude::TEXT.to_owned());
+        }
+        MontyRun::new(self.prepared.clone(), &self.name, names, CompileOptions::default())
+    }
+
+    /// How far the first line is shifted by what stands before it.
+    fn shift(&self) -> u32 {
+        if self.prelude.is_empty() { 0 } else { u32::try_from(prelude::PREFIX.len()).unwrap_or(0) }
     }
 
     /// The line, from 1, on which the byte at `offset` stands.
     pub(super) fn line(&self, offset: u32) -> u32 {
-        line_at(&self.line_starts, offset)
+        line_at(&self.line_starts, offset.saturating_sub(self.shift()))
     }
 
-    /// Whether a traceback's frame stands in the user's text, not in the added entry call.
-    pub(super) fn owns(&self, frame: &StackFrame) -> bool {
-        frame.filename != self.name || (frame.start.line as usize) <= self.line_starts.len()
+    /// A traceback's frame as people may see it: none outside the user's text, which is where the entry call and the
+    /// prelude are.
+    pub(super) fn frame(&self, frame: &StackFrame) -> Option<StackFrame> {
+        let shift = self.shift();
+        if frame.filename == "<string>" && shift > 0 {
+            return None;
+        }
+        if frame.filename == self.name && frame.start.line as usize > self.line_starts.len() {
+            return None;
+        }
+        let mut frame = frame.clone();
+        if frame.filename == self.name && frame.start.line == 1 {
+            frame.preview_line =
+                frame.preview_line.map(|line| line.strip_prefix(prelude::PREFIX).unwrap_or(&line).into());
+            frame.start.column = frame.start.column.saturating_sub(shift).max(1);
+            if frame.end.line == 1 {
+                frame.end.column = frame.end.column.saturating_sub(shift).max(1);
+            }
+        }
+        Some(frame)
     }
 
     /// Whether `module` is one that the host serves to this program.
@@ -231,10 +291,6 @@ impl Program {
     }
 }
 
-fn compile_text(name: &str, text: &str) -> Result<MontyRun, MontyException> {
-    MontyRun::new(text.to_owned(), name, vec![INPUTS.to_owned()], CompileOptions::default())
-}
-
 impl CompileError {
     fn new(file: &str, source: &str, error: &MontyException) -> Self {
         let frame = error.traceback().last();
@@ -255,6 +311,32 @@ impl CompileError {
         let mut found = Self::bare(file, kind, message);
         found.place(source, line, column, column + 1);
         found
+    }
+
+    fn at_offset(file: &str, source: &str, message: &str, offset: u32) -> Self {
+        let range = TextRange::empty(offset.into());
+        Self::at(file, source, "ImportError", message, range)
+    }
+
+    fn unknown(file: &str, source: &str, dotted: &str, offset: u32) -> Self {
+        let (module, name) = dotted.split_once('.').unwrap_or((dotted, ""));
+        let mut near: Vec<(f64, &str)> = prelude::DURABLE
+            .iter()
+            .map(|known| (strsim::jaro_winkler(known, name), *known))
+            .filter(|(score, _)| module == "durable" && *score > 0.75)
+            .collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let hint = near.first().map_or_else(
+            || {
+                if module == "durable" {
+                    format!("it has {}", prelude::DURABLE.join(", "))
+                } else {
+                    "it has uuid4 and UUID".into()
+                }
+            },
+            |(_, near)| format!("did you mean {near}?"),
+        );
+        Self::at_offset(file, source, &format!("{module} has no {name:?} in a workflow: {hint}"), offset)
     }
 
     fn bare(file: &str, kind: &str, message: &str) -> Self {
@@ -299,7 +381,12 @@ fn line_at(starts: &[u32], offset: u32) -> u32 {
 
 /// Chooses the entry and gives the text to compile: with an entry function, the `__main__` guard is
 /// switched off in place (it serves CPython) and the call is added as a last line.
-fn prepare(source: &str, module: &ModModule) -> (Entry, String) {
+fn prepare(source: &str, module: &ModModule, own: &Own) -> (Entry, String) {
+    let (entry, text) = with_entry(source, module, own.spawns());
+    if own.modules.is_empty() { (entry, text) } else { (entry, format!("{}{text}", prelude::PREFIX)) }
+}
+
+fn with_entry(source: &str, module: &ModModule, spawns: bool) -> (Entry, String) {
     let main = module.body.iter().find_map(|stmt| match stmt {
         Stmt::FunctionDef(def) if def.name.as_str() == "main" && def.decorator_list.is_empty() => Some(def),
         _ => None,
@@ -316,8 +403,12 @@ fn prepare(source: &str, module: &ModModule) -> (Entry, String) {
     if !text.ends_with('\n') {
         text.push('\n');
     }
-    let awaiting = if main.is_async { "await " } else { "" };
-    text.push_str(&format!("{awaiting}main(**{INPUTS})\n"));
+    let call = format!("main(**{INPUTS})");
+    text.push_str(&match (main.is_async, spawns) {
+        (true, true) => format!("await __durable_run__({call})\n"),
+        (true, false) => format!("await {call}\n"),
+        (false, _) => format!("{call}\n"),
+    });
     (Entry::Main(parameters(main)), text)
 }
 
@@ -436,13 +527,51 @@ fn dotted_chain(expr: &Expr) -> Option<Vec<String>> {
     }
 }
 
+/// What a file uses of the prelude's modules.
+struct Own {
+    modules: BTreeSet<String>,
+    /// `durable.race` → offset of its first mention.
+    names: BTreeMap<String, u32>,
+}
+
+impl Own {
+    fn spawns(&self) -> bool {
+        self.names.contains_key("durable.spawn")
+    }
+
+    /// A name that the modules do not have.
+    fn unknown(&self) -> Option<(&str, u32)> {
+        let known = |dotted: &str| match dotted.split_once('.') {
+            Some(("durable", name)) => prelude::DURABLE.contains(&name),
+            Some((_, name)) => matches!(name, "uuid4" | "UUID"),
+            None => true,
+        };
+        self.names.iter().find(|(dotted, _)| !known(dotted)).map(|(dotted, at)| (dotted.as_str(), *at))
+    }
+}
+
 impl Imports {
+    fn own(&self) -> Own {
+        let modules: BTreeSet<String> = self.modules.keys().filter(|module| prelude::has(module)).cloned().collect();
+        let chains = self.chains.iter().filter_map(|(chain, at)| {
+            let module = self.bound.get(&chain[0]).filter(|module| prelude::has(module))?;
+            Some((format!("{module}.{}", chain.get(1)?), *at))
+        });
+        let from = self.from.iter().map(|(dotted, at)| (dotted.clone(), *at));
+        let mut names = BTreeMap::new();
+        for (dotted, at) in from.filter(|(dotted, _)| dotted.split('.').next().is_some_and(prelude::has)).chain(chains)
+        {
+            names.entry(dotted).and_modify(|first: &mut u32| *first = at.min(*first)).or_insert(at);
+        }
+        Own { modules, names }
+    }
+
     /// Names and modules that the host has to serve, that is those not built into the interpreter.
     fn served(self, line_of: impl Fn(u32) -> u32) -> (BTreeMap<String, u32>, BTreeSet<String>) {
         let builtin = monty::builtin_module_names();
         let foreign = |dotted: &str| {
             let top = dotted.split('.').next().unwrap_or_default();
-            !top.is_empty() && top != "__future__" && !builtin.contains(&top)
+            !top.is_empty() && top != "__future__" && !builtin.contains(&top) && !prelude::has(top)
         };
         let modules: BTreeSet<String> = self.modules.into_keys().filter(|module| foreign(module)).collect();
         let is_module = |dotted: &str| modules.iter().any(|m| m == dotted || m.starts_with(&format!("{dotted}.")));

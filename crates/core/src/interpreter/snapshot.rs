@@ -4,8 +4,11 @@
 //! state as dictionary: a step then stores some hundred bytes. A snapshot that does not verify is
 //! refused and never reaches the interpreter, which would believe whatever it is given.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
+use super::prelude::Module;
 use crate::{id::CallId, model::Wake};
 
 /// Level of compression: beyond 3 the dictionary has already done the work.
@@ -58,12 +61,20 @@ pub(super) struct State {
     pub dump: Vec<u8>,
     /// The wake rule of each pending call, as last written to the database.
     pub wakes: Vec<(CallId, Wake)>,
+    /// The prelude's modules.
+    pub modules: Vec<Module>,
+    /// Pending awaitables that are no calls.
+    pub promises: BTreeSet<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     /// Call id and wake rule in the form of the database column.
     wakes: Vec<(CallId, Option<i64>)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    modules: Vec<Module>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    promises: BTreeSet<u32>,
 }
 
 /// What this program writes.
@@ -131,7 +142,8 @@ fn decompress(packed: &[u8], dictionary: &[u8]) -> Option<Vec<u8>> {
 
 fn encode(state: &State) -> Vec<u8> {
     let wakes = state.wakes.iter().map(|(id, wake)| (*id, wake.to_column())).collect();
-    let header = serde_json::to_vec(&Header { wakes }).unwrap_or_default();
+    let header = Header { wakes, modules: state.modules.clone(), promises: state.promises.clone() };
+    let header = serde_json::to_vec(&header).unwrap_or_default();
     // The dump comes first: it holds the program, which is the part worth having in a dictionary.
     let mut payload = Vec::with_capacity(state.dump.len() + header.len() + 8);
     payload.extend_from_slice(&(state.dump.len() as u64).to_le_bytes());
@@ -146,7 +158,7 @@ fn decode(payload: &[u8]) -> Option<State> {
     let (dump, header) = rest.split_at_checked(length)?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let wakes = header.wakes.into_iter().map(|(id, wake)| (id, Wake::from_column(wake))).collect();
-    Some(State { dump: dump.to_vec(), wakes })
+    Some(State { dump: dump.to_vec(), wakes, modules: header.modules, promises: header.promises })
 }
 
 #[cfg(test)]
@@ -155,7 +167,12 @@ mod tests {
 
     fn state(text: &str) -> State {
         let dump = text.repeat(500).into_bytes();
-        State { dump, wakes: vec![(CallId(3), Wake::Alone), (CallId(4), Wake::Group(5))] }
+        State {
+            dump,
+            wakes: vec![(CallId(3), Wake::Alone), (CallId(4), Wake::Group(5))],
+            modules: Vec::new(),
+            promises: BTreeSet::from([7]),
+        }
     }
 
     #[test]

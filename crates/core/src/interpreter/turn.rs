@@ -1,6 +1,11 @@
 //! One turn of a workflow: from outcomes to the next pause, or the end.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use monty::{Dump, FunctionCall, NameLookup, OsCall, RunProgress, Session, SessionRef};
 use monty_types::{
@@ -12,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     AdvanceError, End, Limits, NewCall, Pause, Program, Snapshot, Step, calendar, exception,
-    program::Entry,
+    prelude::{self, Module},
     snapshot::{self, SnapshotError, State},
     value::{self, Refusal},
     waits,
@@ -39,6 +44,8 @@ pub struct Turn<'a> {
     pub execution: &'a ExecutionId,
     /// What every clock of the workflow answers in this turn.
     pub now: Timestamp,
+    /// Makes the tokens of its callbacks unguessable; the same for the whole life of the execution.
+    pub secret: &'a str,
     /// Functions that are known to exist.
     pub offers: &'a Offers,
     /// What the turn may use up.
@@ -79,16 +86,30 @@ pub(super) fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// A turn being taken.
-struct Run<'a> {
-    turn: &'a Turn<'a>,
-    log: Log,
-    calls: Vec<NewCall>,
+pub(super) struct Run<'a> {
+    pub(super) turn: &'a Turn<'a>,
+    pub(super) log: Log,
+    pub(super) calls: Vec<NewCall>,
+    /// The prelude's modules.
+    pub(super) modules: Vec<Module>,
+    /// Awaitables that the prelude fulfils itself; they are no calls.
+    pub(super) promises: BTreeSet<u32>,
+    /// Promises that were fulfilled since the interpreter last came up for air.
+    pub(super) fulfilled: Vec<(u32, ExtFunctionResult)>,
+    /// Coroutines, by their place in the heap, whose calls the workflow gave up since then.
+    pub(super) given_up: Vec<usize>,
+    /// Calls that the workflow gave up in this turn.
+    cancelled: Vec<CallId>,
+    /// What the workflow last said of itself.
+    pub(super) progress: Option<Json>,
 }
 
 /// Why the interpreter stopped without an answer that the workflow can see.
-enum Stop {
+pub(super) enum Stop {
     Raised(MontyException),
     Refused(AdvanceError),
+    /// The workflow asked for it.
+    Ended(Box<End>),
 }
 
 impl From<MontyException> for Stop {
@@ -105,8 +126,17 @@ impl From<SnapshotError> for Stop {
 
 impl<'a> Run<'a> {
     fn new(turn: &'a Turn<'a>) -> Self {
-        let log = Log { entries: Vec::new(), room: turn.limits.log };
-        Self { turn, log, calls: Vec::new() }
+        Self {
+            turn,
+            log: Log { entries: Vec::new(), room: turn.limits.log },
+            calls: Vec::new(),
+            modules: Vec::new(),
+            promises: BTreeSet::new(),
+            fulfilled: Vec::new(),
+            given_up: Vec::new(),
+            cancelled: Vec::new(),
+            progress: None,
+        }
     }
 
     fn take(mut self, origin: Origin<'_>) -> Result<Step, AdvanceError> {
@@ -116,8 +146,9 @@ impl<'a> Run<'a> {
             Ok(end) => end,
             Err(Stop::Raised(error)) => self.fail(exception::uncaught(self.turn, &error)),
             Err(Stop::Refused(error)) => return Err(error),
+            Err(Stop::Ended(end)) => *end,
         };
-        Ok(Step { log: self.log.entries, end })
+        Ok(Step { log: self.log.entries, progress: self.progress, end })
     }
 
     fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
@@ -128,6 +159,8 @@ impl<'a> Run<'a> {
                 let base = snapshot::open_base(base)?;
                 let state = snapshot::open(snapshot, Some(&base))?;
                 wakes = state.wakes;
+                self.modules = state.modules;
+                self.promises = state.promises;
                 (self.resume(&state.dump, outcomes)?, Some(base))
             }
         };
@@ -137,7 +170,10 @@ impl<'a> Run<'a> {
                 RunProgress::OsCall(call) => self.os(call)?,
                 RunProgress::NameLookup(lookup) => self.name(lookup)?,
                 RunProgress::Complete(value) => return Ok(self.finish(&value)),
-                RunProgress::ResolveFutures(_) => return self.pause(&progress, &wakes, base.as_deref()),
+                RunProgress::ResolveFutures(_) => match self.within(progress)? {
+                    Air::GoesOn(progress) => progress,
+                    Air::Waits(progress) => return self.pause(&progress, &wakes, base.as_deref()),
+                },
             }
         }
     }
@@ -154,15 +190,10 @@ impl<'a> Run<'a> {
         // Never `max_feed_duration`: it adds up over the whole life of an execution.
         let limits = ResourceLimits::default().max_turn_duration(limits.turn).max_memory(limits.memory);
         let parsed = inputs.parse().map_err(|error| MontyException::runtime_error(format!("inputs: {error}")))?;
-        let inputs = value::from_json(&parsed).map_err(MontyException::runtime_error)?;
-        let run = match self.turn.program.entry {
-            Entry::Main(_) => self.turn.program.run()?,
-            Entry::Script => self.turn.program.run_with_globals(&parsed)?,
+        let Value::Object(inputs) = parsed else {
+            return Err(MontyException::runtime_error("the inputs are no JSON object").into());
         };
-        let values = match self.turn.program.entry {
-            Entry::Main(_) => vec![inputs],
-            Entry::Script => globals(&parsed).map_err(MontyException::runtime_error)?,
-        };
+        let (run, values) = self.turn.program.run(&inputs)?;
         Ok(run.with_os_policy(policy).start(values, ResourceTracker::new(limits), self.log.writer())?)
     }
 
@@ -191,6 +222,9 @@ impl<'a> Run<'a> {
             let message = format!("{name}() is not here: values arrive as plain data, without methods");
             return Ok(call.resume(MontyException::new(ExcType::AttributeError, Some(message)), self.log.writer())?);
         }
+        if name.starts_with(prelude::HOST) {
+            return self.own(call);
+        }
         let dotted = name.contains('.');
         if !dotted && (is_python_builtin(name) || !self.turn.offers.may_offer(name)) {
             let missing = ExtFunctionResult::NotFound(name.clone());
@@ -198,8 +232,8 @@ impl<'a> Run<'a> {
         }
         match arguments(&call.args) {
             Ok((args, kwargs)) => {
-                let call_id = call.call_id;
-                self.record(call_id, CallKind::Function, name.clone(), &call.position, (args, kwargs), None);
+                let line = self.line(&call.position);
+                self.calls.push(NewCall { args, kwargs, ..NewCall::new(call.call_id, CallKind::Function, name, line) });
                 Ok(call.resume_pending(self.log.writer())?)
             }
             Err(refusal) => {
@@ -211,8 +245,9 @@ impl<'a> Run<'a> {
 
     fn name(&mut self, lookup: NameLookup) -> Result<RunProgress, Stop> {
         let name = &lookup.name;
-        let offered = lookup.object_id().is_none() && !is_python_builtin(name) && self.turn.offers.offers(name);
-        let answer = if offered {
+        let offered = !is_python_builtin(name) && self.turn.offers.offers(name);
+        let own = name.starts_with(prelude::HOST) && !self.turn.program.prelude.is_empty();
+        let answer = if lookup.object_id().is_none() && (offered || own) {
             NameLookupResult::Value(MontyObject::function(name.clone(), None))
         } else {
             NameLookupResult::Undefined
@@ -254,34 +289,34 @@ impl<'a> Run<'a> {
             return Ok(call.resume(MontyObject::none(), self.log.writer())?);
         }
         let id = call.call_id;
-        let none = (Json("[]".into()), Json("{}".into()));
-        self.record(id, CallKind::Timer, format!("sleep {}", in_words(delay)), &call.position, none, Some(delay));
+        let line = self.line(&call.position);
+        let name = format!("sleep {}", in_words(delay));
+        self.calls.push(NewCall { delay: Some(delay), ..NewCall::new(id, CallKind::Timer, &name, line) });
         Ok(call.resume(ExtFunctionResult::Future(id), self.log.writer())?)
     }
 
-    fn record(
-        &mut self,
-        id: u32,
-        kind: CallKind,
-        function: String,
-        position: &SourceRange,
-        (args, kwargs): (Json, Json),
-        delay: Option<Duration>,
-    ) {
-        let line = (position.filename == self.turn.program.name).then(|| self.turn.program.line(position.start));
-        self.calls.push(NewCall { id: CallId(id), kind, function, args, kwargs, line, wake: Wake::Alone, delay });
+    /// The workflow's line at which a call was made; none for the prelude's.
+    pub(super) fn line(&self, position: &SourceRange) -> Option<u32> {
+        (position.filename == self.turn.program.name).then(|| self.turn.program.line(position.start))
     }
 
     fn urandom(&self, call_id: u32, size: u64) -> MontyObject {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-        let mut hasher = blake3::Hasher::new_derive_key("durable-monty os.urandom");
-        hasher.update(self.turn.execution.as_str().as_bytes()).update(&call_id.to_le_bytes());
-        hasher.finalize_xof().fill(&mut bytes);
+        self.random(call_id, &mut bytes);
         MontyObject::bytes(bytes)
     }
 
+    /// Bytes that no other call gets, and a repeated turn gets again.
+    pub(super) fn random(&self, call_id: u32, bytes: &mut [u8]) {
+        let mut hasher = blake3::Hasher::new_derive_key("durable-monty os.urandom");
+        hasher.update(self.turn.execution.as_str().as_bytes()).update(&call_id.to_le_bytes());
+        hasher.finalize_xof().fill(bytes);
+    }
+
     fn import(&self, module: &str) -> ExtFunctionResult {
-        if self.turn.program.serves(module) {
+        if let Some(made) = self.modules.iter().find(|made| made.is(module)) {
+            made.object().into()
+        } else if self.turn.program.serves(module) {
             host_module(self.turn.program, module).into()
         } else {
             ExtFunctionResult::NotFound(module.to_owned())
@@ -291,38 +326,79 @@ impl<'a> Run<'a> {
     fn finish(&mut self, value: &MontyObject) -> End {
         match value::to_json(value.as_ref()) {
             Ok(json) => {
-                for call in &self.calls {
+                for call in self.calls.iter().filter(|call| !self.cancelled.contains(&call.id)) {
                     let line = call.line.map_or_else(String::new, |line| format!(" (line {line})"));
                     let note = format!("{}{line} was never awaited and does not run\n", call.function);
                     self.log.add(Stream::Stderr, &note);
                 }
-                End::Finish { output: Json::from(&json), abandoned: std::mem::take(&mut self.calls) }
+                End::Finish { output: Json::from(&json), abandoned: self.abandoned() }
             }
             Err(refusal) => self.fail(Failure::new("TypeError", format!("the workflow's output: {refusal}"))),
         }
     }
 
     fn fail(&mut self, failure: Failure) -> End {
-        End::Fail { failure, abandoned: std::mem::take(&mut self.calls) }
+        End::Fail { failure, abandoned: self.abandoned() }
+    }
+
+    /// The calls of this turn, when nobody will wait for them.
+    pub(super) fn abandoned(&mut self) -> Vec<NewCall> {
+        let mut calls = std::mem::take(&mut self.calls);
+        calls.iter_mut().for_each(|call| call.abandoned = true);
+        calls
+    }
+
+    /// Nothing can run until something comes from outside, unless the workflow itself has just provided it.
+    fn within(&mut self, progress: RunProgress) -> Result<Air, Stop> {
+        let mut results = std::mem::take(&mut self.fulfilled);
+        let given_up = std::mem::take(&mut self.given_up);
+        if !given_up.is_empty() {
+            let dump = self.dump(&progress)?;
+            for id in waits::below(&dump, &given_up) {
+                self.cancelled.push(CallId(id));
+                results.push((id, exception::cancelled("given up").into()));
+            }
+        }
+        if results.is_empty() {
+            return Ok(Air::Waits(progress));
+        }
+        let RunProgress::ResolveFutures(paused) = progress else { return Ok(Air::GoesOn(progress)) };
+        let pending = paused.pending_call_ids();
+        results.retain(|(id, _)| pending.contains(id));
+        results.sort_by_key(|(id, _)| *id);
+        self.promises.retain(|promise| results.iter().all(|(id, _)| id != promise));
+        Ok(Air::GoesOn(paused.resume(results, self.log.writer())?))
+    }
+
+    fn dump(&self, progress: &RunProgress) -> Result<Vec<u8>, Stop> {
+        monty::dump(&self.turn.program.name, None, &[], SessionRef::Running(progress))
+            .map_err(|error| Stop::Refused(AdvanceError::Crashed(format!("the state cannot be saved: {error}"))))
     }
 
     fn pause(&mut self, progress: &RunProgress, old: &[(CallId, Wake)], base: Option<&[u8]>) -> Result<End, Stop> {
         let RunProgress::ResolveFutures(paused) = progress else { unreachable!("only a paused run pauses") };
-        let dump = monty::dump(&self.turn.program.name, None, &[], SessionRef::Running(progress))
-            .map_err(|error| AdvanceError::Crashed(format!("the state cannot be saved: {error}")))
-            .map_err(Stop::Refused)?;
-        let wakes = waits::read(&dump, paused.pending_call_ids());
+        let pending: Vec<u32> =
+            paused.pending_call_ids().iter().copied().filter(|id| !self.promises.contains(id)).collect();
+        if pending.is_empty() {
+            let text = "the workflow waits for itself: every task that is left awaits a spawned one that cannot end";
+            return Ok(self.fail(Failure::new("RuntimeError", text)));
+        }
+        let dump = self.dump(progress)?;
+        let wakes = waits::read(&dump, &pending);
         let mut new_calls = std::mem::take(&mut self.calls);
+        let cancelled = std::mem::take(&mut self.cancelled);
         let by_id: BTreeMap<CallId, Wake> = wakes.iter().copied().collect();
         for call in &mut new_calls {
             call.wake = by_id.get(&call.id).copied().unwrap_or(Wake::OnFailure);
+            call.abandoned = cancelled.contains(&call.id);
         }
         let changed =
             |(id, wake): &(CallId, Wake)| by_id.get(id).copied().filter(|new| new != wake).map(|new| (*id, new));
         let rewoken = old.iter().filter_map(changed).collect();
         let waits_for_earlier = old.iter().any(|(id, _)| by_id.contains_key(id));
         let has_groups = wakes.iter().any(|(_, wake)| matches!(wake, Wake::Group(_)));
-        let state = State { dump, wakes };
+        let (modules, promises) = (std::mem::take(&mut self.modules), std::mem::take(&mut self.promises));
+        let state = State { dump, wakes, modules, promises };
         let (base, snapshot) = match base {
             Some(base) => (None, snapshot::seal(&state, Some(base))),
             None => {
@@ -331,19 +407,14 @@ impl<'a> Run<'a> {
                 (Some(first), snapshot::seal(&state, Some(&dictionary)))
             }
         };
-        Ok(End::Pause(Pause { snapshot, base, new_calls, rewoken, waits_for_earlier, has_groups }))
+        Ok(End::Pause(Pause { snapshot, base, new_calls, cancelled, rewoken, waits_for_earlier, has_groups }))
     }
 }
 
-impl Program {
-    fn run_with_globals(&self, inputs: &Value) -> Result<monty::MontyRun, MontyException> {
-        let names = inputs.as_object().into_iter().flat_map(serde_json::Map::keys).cloned().collect();
-        monty::MontyRun::new(self.source.clone(), &self.name, names, monty_types::CompileOptions::default())
-    }
-}
-
-fn globals(inputs: &Value) -> Result<Vec<MontyObject>, Refusal> {
-    inputs.as_object().into_iter().flat_map(serde_json::Map::values).map(value::from_json).collect()
+/// What comes of a moment in which no task can run.
+enum Air {
+    GoesOn(RunProgress),
+    Waits(RunProgress),
 }
 
 /// An outcome as the interpreter takes it. A result that it could not import would end the run, so
@@ -351,6 +422,7 @@ fn globals(inputs: &Value) -> Result<Vec<MontyObject>, Refusal> {
 fn deliver(outcome: &Outcome) -> ExtFunctionResult {
     match outcome {
         Outcome::Failed(failure) => exception::raise(failure).into(),
+        Outcome::Cancelled => exception::cancelled("the execution was cancelled").into(),
         Outcome::Completed(json) => {
             let value = json.parse().map_err(|error| Refusal(error.to_string()));
             match value.and_then(|value| value::from_json(&value)) {
@@ -361,11 +433,11 @@ fn deliver(outcome: &Outcome) -> ExtFunctionResult {
     }
 }
 
-fn refuse(kind: ExcType, message: &str) -> ExtFunctionResult {
+pub(super) fn refuse(kind: ExcType, message: &str) -> ExtFunctionResult {
     MontyException::new(kind, Some(message.to_owned())).into()
 }
 
-fn arguments(args: &CallArgs) -> Result<(Json, Json), Refusal> {
+pub(super) fn arguments(args: &CallArgs) -> Result<(Json, Json), Refusal> {
     let name = |what: &dyn std::fmt::Display, refusal: Refusal| Refusal(format!("argument {what}: {refusal}"));
     let positional = args
         .args()
@@ -427,7 +499,7 @@ fn is_python_builtin(name: &str) -> bool {
 }
 
 /// A duration as people write it: `90s`, `1h 30m`, `2d`.
-fn in_words(duration: Duration) -> String {
+pub(super) fn in_words(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if duration < Duration::from_secs(60) {
         return format!("{}s", duration.as_secs_f64());
@@ -439,13 +511,13 @@ fn in_words(duration: Duration) -> String {
 }
 
 /// Collects what a workflow prints, up to a limit; the rest is dropped with a note.
-struct Log {
+pub(super) struct Log {
     entries: Vec<(Stream, String)>,
     room: usize,
 }
 
 impl Log {
-    fn writer(&mut self) -> PrintWriter<'_> {
+    pub(super) fn writer(&mut self) -> PrintWriter<'_> {
         PrintWriter::Callback(self)
     }
 

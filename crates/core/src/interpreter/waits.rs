@@ -4,7 +4,11 @@
 //! here and tested, and whatever cannot be read counts as [`Wake::Alone`], which is always right
 //! and only costs resumes.
 
-use std::{collections::HashMap, fmt, marker::PhantomData};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    marker::PhantomData,
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -25,9 +29,47 @@ pub(super) fn read(dump: &[u8], pending: &[u32]) -> Vec<(CallId, Wake)> {
     pending.into_iter().map(|id| (CallId(id), wake(id))).collect()
 }
 
+/// Where an object stands in the heap, from what Python's `id()` says of it: the low five bits tell its kind.
+pub(super) fn place_of(id: usize) -> usize {
+    id >> 5
+}
+
+/// The calls that the tasks of these coroutines wait for, directly or through others. `coroutines` are places in the
+/// heap. None where the dump cannot be read: then these calls go on, and their outcomes come to nobody.
+pub(super) fn below(dump: &[u8], coroutines: &[usize]) -> Vec<u32> {
+    let read = dump.get(DUMP_HEADER..).and_then(|payload| {
+        minicbor_serde::from_slice::<Dump<Whole>>(payload)
+            .inspect_err(|error| tracing::debug!(%error, "the dump's tasks cannot be read; nothing is given up"))
+            .ok()
+    });
+    let Some(Dump { state: State::Running(Progress::ResolveFutures(whole)) }) = read else { return Vec::new() };
+    let (graph, scheduler) = (Graph(whole.heap.entries), whole.vm_state.scheduler);
+    let waits_for = |coroutine: usize| {
+        let task = scheduler.tasks.get(scheduler.coroutine_to_task.get(&coroutine)?)?;
+        task.state.0.blocked
+    };
+    let mut open: Vec<usize> = coroutines.iter().filter_map(|coroutine| waits_for(*coroutine)).collect();
+    let (mut calls, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(place) = open.pop() {
+        if !seen.insert(place) {
+            continue;
+        }
+        match graph.at(place) {
+            Some(Data { future: Some(future), .. }) if future.state.0.pending.is_some() => {
+                calls.insert(future.call_id);
+            }
+            Some(Data { gather: Some(_), .. }) => {
+                open.extend(graph.awaited(place).into_iter().flat_map(|gather| gather.pending_children.keys()));
+            }
+            _ => open.extend(waits_for(place)),
+        }
+    }
+    calls.into_iter().collect()
+}
+
 fn graph(dump: &[u8]) -> Option<Graph> {
     let payload = dump.get(DUMP_HEADER..)?;
-    let dump: Dump = minicbor_serde::from_slice(payload)
+    let dump: Dump<Paused> = minicbor_serde::from_slice(payload)
         .inspect_err(|error| tracing::debug!(%error, "the dump's waits cannot be read; every outcome wakes"))
         .ok()?;
     let State::Running(Progress::ResolveFutures(paused)) = dump.state;
@@ -35,18 +77,47 @@ fn graph(dump: &[u8]) -> Option<Graph> {
 }
 
 #[derive(Deserialize)]
-struct Dump {
-    state: State,
+struct Dump<P> {
+    state: State<P>,
 }
 
 #[derive(Deserialize)]
-enum State {
-    Running(Progress),
+enum State<P> {
+    Running(Progress<P>),
 }
 
 #[derive(Deserialize)]
-enum Progress {
-    ResolveFutures(Paused),
+enum Progress<P> {
+    ResolveFutures(P),
+}
+
+/// A paused run with its tasks.
+#[derive(Deserialize)]
+struct Whole {
+    heap: Heap,
+    vm_state: VmState,
+}
+
+#[derive(Deserialize)]
+struct VmState {
+    scheduler: Scheduler,
+}
+
+#[derive(Deserialize)]
+struct Scheduler {
+    tasks: HashMap<u32, Task>,
+    coroutine_to_task: HashMap<usize, u32>,
+}
+
+#[derive(Deserialize)]
+struct Task {
+    state: Variant<TaskState>,
+}
+
+#[derive(Deserialize, Default)]
+struct TaskState {
+    #[serde(rename = "Blocked")]
+    blocked: Option<usize>,
 }
 
 #[derive(Deserialize)]

@@ -9,11 +9,18 @@ pub async fn advance(engine: &Engine, claimed: &Claimed) -> Result<Step, Orchest
     let won = claimed.won().clone();
     let id = claimed.id().clone();
     let program = engine.program(&id, &won.execution.workflow, &won.execution.source_hash).await?;
-    let (now, offers, limits) = (engine.now(), engine.offers.clone(), engine.settings.limits);
+    let (offers, limits) = (engine.offers.clone(), engine.settings.limits);
     let span = tracing::info_span!("advance", execution.id = %id, epoch = claimed.epoch().0);
     let run = move || {
         let _entered = span.entered();
-        let turn = Turn { program: &program, execution: &won.execution.id, now, offers: &offers, limits };
+        let turn = Turn {
+            program: &program,
+            execution: &won.execution.id,
+            now: won.at,
+            secret: &won.secret,
+            offers: &offers,
+            limits,
+        };
         match &won.state {
             None => interpreter::advance(&turn, Origin::Start { inputs: &won.inputs }),
             Some((snapshot, base)) => {

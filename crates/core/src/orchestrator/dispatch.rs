@@ -10,6 +10,7 @@ use super::{Engine, Event, OrchestrationError};
 use crate::{
     id::{CallId, ExecutionId},
     model::Json,
+    options::CallOptions,
     store::{
         calls::{self, AttemptOf, Work},
         pushes,
@@ -61,9 +62,10 @@ pub fn not_queued(engine: &Engine, attempts: Vec<AttemptOf>, at: Timestamp) {
 }
 
 fn job(engine: &Engine, work: Work) -> Job {
-    let Work { attempt: of, function, queue, args, kwargs } = work;
+    let Work { attempt: of, function, queue, args, kwargs, options, deadline } = work;
     // A worker that is not ours has nowhere to read them from.
-    let inline = args.0.len() + kwargs.0.len() <= INLINE || engine.queue.foreign().contains(&queue);
+    let plain = deadline.is_none() && options.to_json().is_none();
+    let inline = plain && args.0.len() + kwargs.0.len() <= INLINE || engine.queue.foreign().contains(&queue);
     let name = serde_json::Value::from(function);
     Job {
         id: JobId(format!("{}-{}", of.execution, of.call)),
@@ -109,7 +111,8 @@ pub async fn load_work(engine: &Engine, lease: &Lease) -> Result<Option<Work>, O
     // Handed out before: its outcome may have been recorded by a worker that died before it could say so.
     if let ([_, _, args, kwargs], 1) = (parts.as_slice(), lease.deliveries) {
         let (args, kwargs) = (Json(args.get().to_owned()), Json(kwargs.get().to_owned()));
-        return Ok(Some(Work { attempt, function, queue: lease.job.queue.clone(), args, kwargs }));
+        let (queue, options) = (lease.job.queue.clone(), CallOptions::default());
+        return Ok(Some(Work { attempt, function, queue, args, kwargs, options, deadline: None }));
     }
     Ok(engine.db.read(move |conn| calls::work(conn, &attempt)).await?)
 }

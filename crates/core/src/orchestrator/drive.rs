@@ -3,14 +3,14 @@
 use super::{
     Engine, OrchestrationError,
     advance::advance,
-    claim::Claimed,
+    claim::{Claimed, claim},
     dispatch::dispatch,
-    finish::finish,
-    pause::{Paused, log_lines, look_again, pause},
+    finish::{Finished, again, finish},
+    pause::{Paused, Told, log_lines, look_again, pause},
 };
 use crate::{
     interpreter::{AdvanceError, End, NewCall, SnapshotError},
-    model::{Failure, Json, LogLine},
+    model::{Failure, Json},
 };
 
 /// Advances a claimed execution until it waits for something that is not in yet, or has ended.
@@ -19,7 +19,18 @@ pub async fn drive(engine: &Engine, mut claimed: Claimed) -> Result<(), Orchestr
         let (id, foreseen) = (claimed.id().clone(), claimed.is_foreseen());
         let look = match turn(engine, claimed).await? {
             Turned::Waits { look } => look,
-            Turned::Ended => return Ok(()),
+            Turned::Ended { parent: Some(parent) } => {
+                claimed = *parent;
+                continue;
+            }
+            Turned::Ended { parent: None } => return Ok(()),
+            Turned::Again => match claim(engine, &id).await? {
+                Some(anew) => {
+                    claimed = anew;
+                    continue;
+                }
+                None => return Ok(()),
+            },
             // A lost claim is its winner's business. A foreseen one may have failed because the
             // execution was claimed and paused again meanwhile: then nobody else looks.
             Turned::Lost => foreseen,
@@ -34,10 +45,11 @@ pub async fn drive(engine: &Engine, mut claimed: Claimed) -> Result<(), Orchestr
 /// How a turn left its execution.
 enum Turned {
     /// Outcomes of earlier calls may have come in while the claim was held.
-    Waits {
-        look: bool,
-    },
-    Ended,
+    Waits { look: bool },
+    /// Whoever waited for it may go on.
+    Ended { parent: Option<Box<Claimed>> },
+    /// It begins anew.
+    Again,
     /// Nothing was written.
     Lost,
 }
@@ -47,19 +59,22 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
         Ok(step) => step,
         Err(OrchestrationError::Advance { source, .. }) if is_final(&source) => {
             let failure = Failure::new("durable.StateError", source.to_string());
-            return end(engine, claimed, Err(failure), Vec::new(), Vec::new()).await;
+            return end(engine, claimed, Err(failure), Vec::new(), Told::default()).await;
         }
         Err(OrchestrationError::Compile { source, .. }) => {
             let failure = Failure::new(source.kind.clone(), source.to_string());
-            return end(engine, claimed, Err(failure), Vec::new(), Vec::new()).await;
+            return end(engine, claimed, Err(failure), Vec::new(), Told::default()).await;
         }
         Err(error) => return Err(error),
     };
-    let log = log_lines(step.log, engine.now());
+    let told = Told { log: log_lines(step.log, engine.now()), progress: step.progress };
     match step.end {
-        End::Finish { output, abandoned } => end(engine, claimed, Ok(output), abandoned, log).await,
-        End::Fail { failure, abandoned } => end(engine, claimed, Err(failure), abandoned, log).await,
-        End::Pause(waiting) => match pause(engine, claimed, waiting, log).await? {
+        End::Finish { output, abandoned } => end(engine, claimed, Ok(output), abandoned, told).await,
+        End::Fail { failure, abandoned } => end(engine, claimed, Err(failure), abandoned, told).await,
+        End::Again { inputs } => {
+            Ok(if again(engine, claimed, inputs, told).await? { Turned::Again } else { Turned::Lost })
+        }
+        End::Pause(waiting) => match pause(engine, claimed, waiting, told).await? {
             Some(Paused { work, look_again }) => {
                 dispatch(engine, work).await;
                 Ok(Turned::Waits { look: look_again })
@@ -74,10 +89,12 @@ async fn end(
     claimed: Claimed,
     result: Result<Json, Failure>,
     abandoned: Vec<NewCall>,
-    log: Vec<LogLine>,
+    told: Told,
 ) -> Result<Turned, OrchestrationError> {
-    let ended = finish(engine, claimed, result, abandoned, log).await?;
-    Ok(if ended { Turned::Ended } else { Turned::Lost })
+    Ok(match finish(engine, claimed, result, abandoned, told).await? {
+        Some(Finished { parent }) => Turned::Ended { parent: parent.map(Box::new) },
+        None => Turned::Lost,
+    })
 }
 
 /// Whether trying again, here or in another process, could not help. A format that this program

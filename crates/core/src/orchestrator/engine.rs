@@ -19,6 +19,7 @@ use super::{
 use crate::{
     id::{ExecutionId, WorkerId},
     interpreter::{AdvanceError, CompileError, InputError, Limits, Program},
+    model::ExecutionStatus,
     offers::Offers,
     store::{
         Db, StoreError,
@@ -61,6 +62,40 @@ pub enum OrchestrationError {
     /// The id is taken by an execution of another workflow.
     #[error("execution {0} exists already, of another workflow: choose another --id")]
     IdTaken(ExecutionId),
+    /// The execution has ended, and cannot do what was wished.
+    #[error("execution {id} is {status} and cannot {wish}")]
+    Ended {
+        /// Which execution.
+        id: ExecutionId,
+        /// How it ended.
+        status: ExecutionStatus,
+        /// What it should have done.
+        wish: &'static str,
+    },
+    /// Only what failed or was cancelled can be tried again.
+    #[error("execution {id} is {status}: only failed and cancelled ones can be retried")]
+    NotFailed {
+        /// Which execution.
+        id: ExecutionId,
+        /// What it is.
+        status: ExecutionStatus,
+    },
+    /// The execution cannot be forked there.
+    #[error("execution {id} cannot be forked: {why}")]
+    NoFork {
+        /// Which execution.
+        id: ExecutionId,
+        /// Why.
+        why: String,
+    },
+    /// An execution of that id is there, and whoever starts it wanted a new one.
+    #[error("execution {id} exists already: it is {status}")]
+    Exists {
+        /// Which execution.
+        id: ExecutionId,
+        /// What it is.
+        status: ExecutionStatus,
+    },
     /// The id is taken by an execution of this workflow with other inputs.
     #[error("execution {0} exists already, with other inputs: choose another --id, or go on with durable resume {0}")]
     OtherInputs(ExecutionId),
@@ -86,6 +121,21 @@ pub struct Settings {
     pub max_lost: i64,
     /// What a workflow may use up in a turn.
     pub limits: Limits,
+    /// Which states of executions are kept.
+    pub history: History,
+    /// How long earlier states are kept.
+    pub keep_history: Duration,
+}
+
+/// Which states of executions are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum History {
+    /// None of those that have ended: they cannot be retried.
+    None,
+    /// The last one.
+    Last,
+    /// That of every pause, for a while: executions can be forked at any of them.
+    All,
 }
 
 impl Default for Settings {
@@ -99,6 +149,8 @@ impl Default for Settings {
             look_at_most: Duration::from_secs(300),
             max_lost: 5,
             limits: Limits::default(),
+            history: History::Last,
+            keep_history: Duration::from_secs(7 * 86_400),
         }
     }
 }

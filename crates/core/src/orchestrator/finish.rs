@@ -4,65 +4,145 @@ use std::sync::Arc;
 
 use durable_queue::Bell;
 
-use super::{Engine, Event, OrchestrationError, claim::Claimed};
+use super::{
+    Engine, Event, History, OrchestrationError, cancel,
+    children::{self, AT_ONCE},
+    claim::{Claim, Claimed},
+    pause::Told,
+    settle::follow,
+};
 use crate::{
     id::{CallId, ExecutionId},
     interpreter::{NewCall, is_same_failure},
-    model::{CallStatus, Failure, Json, LogLine},
+    model::{CallStatus, Execution, Failure, Json},
     store::{
         DbConnection, StoreError,
-        calls::{self, Insertion},
-        executions, logs,
+        calls::{self, Insertion, Seen},
+        control,
+        executions::{self, Ending},
+        logs, snapshots,
     },
 };
 
-/// Ends a claimed execution. False when the claim was lost: nothing was written.
+/// An execution that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The claim of the execution that waited for it, if that can go on.
+    pub parent: Option<Claimed>,
+}
+
+/// Ends a claimed execution. None when the claim was lost: nothing was written.
 #[tracing::instrument(name = "finish", level = "info", skip_all, fields(execution.id = %claimed.id(), epoch = claimed.epoch().0))]
 pub async fn finish(
     engine: &Engine,
     claimed: Claimed,
     result: Result<Json, Failure>,
     abandoned: Vec<NewCall>,
-    log: Vec<LogLine>,
-) -> Result<bool, OrchestrationError> {
+    told: Told,
+) -> Result<Option<Finished>, OrchestrationError> {
     let now = engine.now();
     let id = claimed.id().clone();
     let held = claimed.fence();
-    let won = claimed.won();
-    let (suspension, queue) = (won.execution.suspension, won.execution.queue.clone());
+    let won = claimed.won().clone();
+    let (suspension, queue) = (won.execution.suspension + 1, won.execution.queue.clone());
     let delivered: Vec<CallId> = won.outcomes.iter().map(|(id, _)| *id).collect();
-    let result = match result {
-        Err(failure) => Err(with_cause(engine, &id, failure).await?),
-        output => output,
+    let ending = match result {
+        Ok(output) => Ending::Completed(output),
+        Err(failure) => ending(&won.execution, with_cause(engine, &id, failure).await?),
     };
-    let result = Arc::new(result);
-    let log = Arc::new(log);
-    let (r, l, key, h) = (result.clone(), log.clone(), id.clone(), held.clone());
+    let ending = Arc::new(ending);
+    let (log, progress) = (Arc::new(told.log), told.progress);
+    let (e, l, key, h, claim) = (ending.clone(), log.clone(), id.clone(), held.clone(), Claim::of(engine));
+    let drops = engine.settings.history == History::None;
     engine.keep_hot(&id, None);
-    let ended = engine
-        .db
-        .write(move |conn| {
-            if !h.secure(conn)? || !executions::end(conn, &h.fence, &r, now)? {
-                return Ok(false);
-            }
-            calls::mark_delivered(conn, &h.fence, &delivered)?;
-            let at = Insertion { execution: &key, suspension, queue: &queue, now, push_again: now };
-            calls::insert(conn, at, &abandoned, true)?;
-            calls::cancel_open(conn, &key, now)?;
-            logs::append(conn, &key, &l)?;
-            Ok(true)
-        })
-        .await?;
-    if ended {
-        held.observe(engine);
-        let failure = result.as_ref().as_ref().err();
-        tracing::info!(execution.id = %id, failed = failure.is_some(), "execution finished");
-        engine.ring(Bell::Ended(id.to_string()));
-        engine.observe(Event::Finished { execution: &id, failure, log: &log });
-    } else {
+    let ended = engine.db.write(move |conn| {
+        if !h.secure(conn)? || !executions::end(conn, &h.fence, &e, now)? {
+            return Ok(None);
+        }
+        calls::mark_delivered(conn, &h.fence, &delivered)?;
+        let at = Insertion { execution: &key, suspension, queue: &queue, now, push_again: now };
+        calls::insert(conn, at, &abandoned)?;
+        let withdrawn = cancel::cancel_calls(conn, &key, Seen::ByNobody, now)?;
+        control::request_cancel_of_children(conn, &key, now)?;
+        if let Some(progress) = &progress {
+            executions::set_progress(conn, &key, progress)?;
+        }
+        if drops {
+            snapshots::drop_last(conn, &key)?;
+        }
+        logs::append(conn, &key, &l)?;
+        let next = match &won.execution.parent {
+            Some(parent) => children::report(conn, &key, parent, &e, &claim)?.map(|next| (parent.clone(), next)),
+            None => None,
+        };
+        Ok(Some((withdrawn, next)))
+    });
+    let Some((withdrawn, next)) = ended.await? else {
         tracing::warn!(execution.id = %id, "the claim was lost before the end; dropping this turn");
+        return Ok(None);
+    };
+    held.observe(engine);
+    let failure = match &*ending {
+        Ending::Completed(_) => None,
+        Ending::Failed(failure) | Ending::Cancelled(failure) => Some(failure),
+    };
+    tracing::info!(execution.id = %id, failed = failure.is_some(), "execution finished");
+    if !withdrawn.is_empty() {
+        cancel::withdraw(engine, &id, withdrawn);
+        engine.sooner(AT_ONCE);
     }
-    Ok(ended)
+    engine.ring(Bell::Ended(id.to_string()));
+    engine.observe(Event::Finished { execution: &id, failure, log: &log });
+    let parent = match next {
+        Some((parent, next)) => follow(engine, &parent.execution_id, next).await?,
+        None => None,
+    };
+    Ok(Some(Finished { parent }))
+}
+
+/// Begins a claimed execution anew, without its past. False when the claim was lost.
+pub async fn again(engine: &Engine, claimed: Claimed, inputs: Json, told: Told) -> Result<bool, OrchestrationError> {
+    let (now, id, held) = (engine.now(), claimed.id().clone(), claimed.fence());
+    let (key, h) = (id.clone(), held.clone());
+    engine.keep_hot(&id, None);
+    let begun = engine.db.write(move |conn| {
+        if !h.secure(conn)? {
+            return Ok(false);
+        }
+        control::request_cancel_of_children(conn, &key, now)?;
+        if !control::again(conn, &h.fence, &inputs, now)? {
+            return Ok(false);
+        }
+        logs::append(conn, &key, &told.log)?;
+        match &told.progress {
+            Some(progress) => executions::set_progress(conn, &key, progress).map(|()| true),
+            None => Ok(true),
+        }
+    });
+    let begun = begun.await?;
+    if begun {
+        held.observe(engine);
+        tracing::info!(execution.id = %id, "begins anew");
+    }
+    Ok(begun)
+}
+
+/// How an exception that ended a workflow ends its execution.
+fn ending(execution: &Execution, failure: Failure) -> Ending {
+    if failure.kind != "KeyboardInterrupt" || !execution.cancel_told {
+        return Ending::Failed(failure);
+    }
+    let over = execution.deadline_at.filter(|deadline| execution.cancel_requested_at >= Some(*deadline));
+    match over {
+        Some(deadline) => {
+            let message = format!("not done by its deadline, {deadline}");
+            Ending::Failed(Failure { traceback: failure.traceback, ..Failure::new("TimeoutError", message) })
+        }
+        None => {
+            let message = "it was cancelled";
+            Ending::Cancelled(Failure { traceback: failure.traceback, ..Failure::new(cancel::CANCELLED, message) })
+        }
+    }
 }
 
 /// Puts the traceback of the function whose failure the workflow passed on below the workflow's own.

@@ -35,7 +35,7 @@ pub(super) struct Hot {
 /// What is worth knowing of a pause, if it waits for one function call and nothing else.
 pub(super) fn keep(won: &Won, pause: &Pause) -> Option<Hot> {
     let [call] = pause.new_calls.as_slice() else { return None };
-    if call.kind != CallKind::Function || pause.waits_for_earlier {
+    if call.kind != CallKind::Function || call.abandoned || pause.waits_for_earlier {
         return None;
     }
     let base: &Snapshot = pause.base.as_ref().or(won.state.as_ref().map(|(_, base)| base))?;
@@ -55,9 +55,11 @@ pub fn foresee(engine: &Engine, attempted: &Attempted) -> Option<Claimed> {
     if call != attempted.of.call {
         return None;
     }
+    let claim = Claim::of(engine);
     won.outcomes.push((call, attempted.outcome.clone()));
+    won.at = claim.now;
     won.execution.epoch = Epoch(won.execution.epoch.0 + 1);
     won.execution.status = ExecutionStatus::Running;
-    let foreseen = Foreseen { attempted: Arc::new(attempted.clone()), claim: Claim::of(engine) };
+    let foreseen = Foreseen { attempted: Arc::new(attempted.clone()), claim };
     Some(Claimed::foreseen(won, foreseen))
 }

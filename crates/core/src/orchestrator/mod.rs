@@ -2,10 +2,12 @@
 //!
 //! [`start`] → [`claim`] → [`advance`] → [`pause`] → [`dispatch`] → *a worker runs the function* →
 //! [`settle`] → [`claim`] → [`advance`] → … → [`finish`]. [`drive`] strings them together;
-//! [`foresee`] lets a step run ahead of its claim; [`timers`] and [`rescue`] act beside the line, when
-//! time passes.
+//! [`foresee`] lets a step run ahead of its claim. Beside the line: [`timers`] and [`rescue`] when time passes; [`signal`],
+//! [`cancel`], [`hold`] and [`revive`] when somebody wishes; `children` when an execution starts another.
 
 pub mod advance;
+pub mod cancel;
+mod children;
 pub mod claim;
 pub mod dispatch;
 pub mod drive;
@@ -13,11 +15,14 @@ mod engine;
 mod event;
 pub mod finish;
 pub mod foresee;
+pub mod hold;
 pub mod pause;
 pub mod rescue;
+pub mod revive;
 pub mod settle;
+pub mod signal;
 pub mod start;
 pub mod timers;
 
-pub use engine::{CLOCK_IDLE, Engine, OrchestrationError, Settings};
+pub use engine::{CLOCK_IDLE, Engine, History, OrchestrationError, Settings};
 pub use event::{Event, Observer};

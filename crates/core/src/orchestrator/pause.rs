@@ -1,17 +1,23 @@
 //! pause: the state, the new calls, what was delivered: one transaction.
 
+use std::sync::Arc;
+
 use super::{
-    Engine, Event, OrchestrationError,
+    Engine, Event, History, OrchestrationError, cancel,
+    children::{self, AT_ONCE},
     claim::{Claim, Claimed},
     foresee,
 };
 use crate::{
     id::{CallId, ExecutionId},
     interpreter::Pause,
-    model::{CallKind, LogLine, Stream},
+    model::{CallKind, Json, LogLine, Outcome, Stream},
     store::{
+        DbConnection, StoreError, callbacks,
         calls::{self, AttemptOf, Insertion, Work},
-        executions, logs,
+        control,
+        executions::{self, Asked, Pausing, Won},
+        logs, signals, snapshots,
     },
     time::Timestamp,
 };
@@ -32,7 +38,7 @@ pub async fn pause(
     engine: &Engine,
     claimed: Claimed,
     pause: Pause,
-    log: Vec<LogLine>,
+    told: Told,
 ) -> Result<Option<Paused>, OrchestrationError> {
     let now = engine.now();
     let id = claimed.id().clone();
@@ -44,47 +50,114 @@ pub async fn pause(
     // claim once more: then nobody but the clock looks. A single call is settled while the execution waits, and
     // its settler claims in the same commit.
     let several = pause.has_groups || pause.waits_for_earlier || pause.new_calls.len() > 1;
-    let due_at = several.then(|| now.after(engine.settings.look));
+    let look = several.then(|| now.after(engine.settings.look));
+    let due_at = look.into_iter().chain(won.execution.deadline_at).min();
     let push_again = now.after(engine.settings.push_again);
-    let (pause, log) = (std::sync::Arc::new(pause), std::sync::Arc::new(log));
-    let (p, l, key, q, h) = (pause.clone(), log.clone(), id.clone(), queue.clone(), held.clone());
+    let keeps = engine.settings.history == History::All;
+    let pause = Arc::new(pause);
+    let (log, progress) = (Arc::new(told.log), told.progress);
+    let (p, l, key, q, h, w) = (pause.clone(), log.clone(), id.clone(), queue.clone(), held.clone(), won.clone());
     engine.keep_hot(&id, None);
-    let saved = engine
-        .db
-        .write(move |conn| {
-            // First, because it is the fence.
-            if !h.secure(conn)? || !executions::pause(conn, &h.fence, &p.snapshot, p.base.as_ref(), due_at, now)? {
-                return Ok(false);
-            }
-            calls::mark_delivered(conn, &h.fence, &delivered)?;
-            calls::rewake(conn, &key, &p.rewoken)?;
-            let at = Insertion { execution: &key, suspension, queue: &q, now, push_again };
-            calls::insert(conn, at, &p.new_calls, false)?;
-            logs::append(conn, &key, &l)?;
-            Ok(true)
-        })
-        .await?;
-    if !saved {
+    let saved = engine.db.write(move |conn| {
+        let pausing = Pausing { snapshot: &p.snapshot, base: p.base.as_ref(), due_at, progress: progress.as_ref() };
+        // First, because it is the fence.
+        if !h.secure(conn)? {
+            return Ok(None);
+        }
+        let Some(asked) = executions::pause(conn, &h.fence, pausing, now)? else { return Ok(None) };
+        calls::mark_delivered(conn, &h.fence, &delivered)?;
+        calls::rewake(conn, &key, &p.rewoken)?;
+        let at = Insertion { execution: &key, suspension, queue: &q, now, push_again };
+        calls::insert(conn, at, &p.new_calls)?;
+        let mut woken = begin(conn, &w, &p, now)?;
+        let mut withdrawn = give_up(conn, &key, &p, now)?;
+        if asked == Asked::ToCancel {
+            withdrawn.extend(cancel::tell(conn, &key, now)?);
+            woken = true;
+        }
+        if keeps {
+            snapshots::keep(conn, &h.fence, suspension, &p.snapshot, now)?;
+        }
+        logs::append(conn, &key, &l)?;
+        Ok(Some((woken, withdrawn)))
+    });
+    let Some((woken, withdrawn)) = saved.await? else {
         tracing::warn!(execution.id = %id, "the claim was lost before the pause; dropping this turn");
         return Ok(None);
-    }
-    engine.keep_hot(&id, foresee::keep(&won, &pause));
+    };
+    cancel::withdraw(engine, &id, withdrawn);
+    engine.keep_hot(&id, foresee::keep(&won, &pause).filter(|_| !woken));
     held.observe(engine);
-    let timers = pause.new_calls.iter().filter(|call| call.kind == CallKind::Timer).filter_map(|call| call.delay);
-    if let Some(soonest) = timers.chain(due_at.map(|at| at.since(now))).min() {
+    let children = pause.new_calls.iter().filter(|call| call.kind == CallKind::Child).map(|_| AT_ONCE);
+    let timers = pause.new_calls.iter().filter(|call| !call.abandoned).filter_map(|call| call.delay);
+    if let Some(soonest) = timers.chain(children).chain(due_at.map(|at| at.since(now))).min() {
         engine.sooner(soonest);
     }
     let snapshot_bytes = pause.snapshot.bytes.len();
     engine.observe(Event::Paused { execution: &id, new_calls: &pause.new_calls, snapshot_bytes, log: &log });
-    let functions = pause.new_calls.iter().filter(|call| call.kind == CallKind::Function);
+    let functions = pause.new_calls.iter().filter(|call| call.kind == CallKind::Function && !call.abandoned);
     let work = functions.map(|call| Work {
         attempt: AttemptOf { execution: id.clone(), call: call.id, number: 1 },
         function: call.function.clone(),
-        queue: queue.clone(),
+        queue: call.queue.clone().unwrap_or_else(|| queue.clone()),
         args: call.args.clone(),
         kwargs: call.kwargs.clone(),
+        options: call.options.clone(),
+        deadline: call.options.total_timeout.map(|time| now.after(time)),
     });
-    Ok(Some(Paused { work: work.collect(), look_again: pause.waits_for_earlier }))
+    Ok(Some(Paused { work: work.collect(), look_again: pause.waits_for_earlier || woken }))
+}
+
+/// Begins what is neither a function's nor the clock's: signals that were sent before, tokens, children. Answers whether
+/// any call has its outcome already.
+fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, now: Timestamp) -> Result<bool, StoreError> {
+    let mut woken = false;
+    for call in pause.new_calls.iter().filter(|call| !call.abandoned) {
+        let of = AttemptOf { execution: won.execution.id.clone(), call: call.id, number: 1 };
+        let outcome = match call.kind {
+            CallKind::Function | CallKind::Timer => None,
+            CallKind::Signal => signals::take(conn, &of.execution, &call.function, call.id)?.map(Outcome::Completed),
+            CallKind::Callback => {
+                callbacks::insert(conn, call.token.as_deref().unwrap_or_default(), &of, now)?;
+                None
+            }
+            CallKind::Child => match &call.child {
+                Some(child) => children::begin(conn, (&won.execution, &won.secret), call, child, now)?,
+                None => None,
+            },
+        };
+        if let Some(outcome) = outcome {
+            calls::settle(conn, &of, &outcome, now)?;
+            woken = true;
+        }
+    }
+    Ok(woken)
+}
+
+/// Cancels what the workflow gave up; answers what workers may have of it.
+fn give_up(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    pause: &Pause,
+    now: Timestamp,
+) -> Result<Vec<(CallId, String)>, StoreError> {
+    if pause.cancelled.is_empty() {
+        return Ok(Vec::new());
+    }
+    calls::give_up(conn, id, &pause.cancelled, now)?;
+    for call in &pause.cancelled {
+        control::request_cancel_of_child(conn, id, *call, now)?;
+    }
+    calls::cancelled_at(conn, id, now)
+}
+
+/// What a turn tells people.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What it wrote.
+    pub log: Vec<LogLine>,
+    /// What it last said of itself.
+    pub progress: Option<Json>,
 }
 
 /// The second look, after the pause has been committed.

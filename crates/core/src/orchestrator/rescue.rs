@@ -4,7 +4,14 @@
 
 use std::time::Duration;
 
-use super::{Engine, OrchestrationError, claim::claim, drive::drive, pause::look_again, timers::all};
+use super::{
+    Engine, OrchestrationError,
+    cancel::{Cancelled, cancel},
+    claim::claim,
+    drive::drive,
+    pause::look_again,
+    timers::all,
+};
 use crate::{
     id::{ExecutionId, WorkerId},
     model::{Execution, ExecutionStatus},
@@ -25,7 +32,17 @@ pub async fn tick(engine: &Engine, now: Timestamp) -> Result<usize, Orchestratio
 }
 
 async fn act(engine: &Engine, execution: Execution, now: Timestamp) -> Result<(), OrchestrationError> {
+    let late = execution.deadline_at.is_some_and(|deadline| deadline <= now);
+    let asked = execution.cancel_requested_at.is_some() || late;
     let claimed = match execution.status {
+        ExecutionStatus::Waiting | ExecutionStatus::Paused | ExecutionStatus::Scheduled
+            if asked && !execution.cancel_told =>
+        {
+            match cancel(engine, &execution.id, false).await? {
+                Cancelled::Told(claimed) | Cancelled::Ended(claimed) => claimed,
+                Cancelled::Asked | Cancelled::TooLate(_) => None,
+            }
+        }
         ExecutionStatus::Waiting => look(engine, &execution, now).await?,
         _ => claim(engine, &execution.id).await?,
     };
@@ -44,7 +61,9 @@ async fn look(
     let settings = &engine.settings;
     let wait = now.since(execution.updated_at).clamp(settings.look, settings.look_at_most);
     let (id, epoch) = (execution.id.clone(), execution.epoch);
-    engine.db.write(move |conn| executions::look_again(conn, &id, epoch, now.after(wait))).await?;
+    let deadline = execution.deadline_at.filter(|_| !execution.cancel_told);
+    let next = std::iter::once(now.after(wait)).chain(deadline).min().unwrap_or(now);
+    engine.db.write(move |conn| executions::look_again(conn, &id, epoch, next)).await?;
     look_again(engine, &execution.id).await
 }
 
@@ -64,12 +83,20 @@ pub async fn take_over(engine: &Engine, id: &ExecutionId, from: Option<&WorkerId
             if !executions::adopt(conn, &id, from.as_ref(), &me)? {
                 return Ok(false);
             }
-            executions::due_now(conn, &id, now)?;
+            let mut adopted = vec![id.clone()];
             if let Some(dead) = &from {
                 calls::expire_leases_of(conn, dead, now)?;
+                // Its children, and theirs.
+                for child in executions::run_by(conn, dead)? {
+                    executions::adopt(conn, &child, Some(dead), &me)?;
+                    adopted.push(child);
+                }
             }
-            // Whatever was queued was queued in the memory of the dead.
-            pushes::push_all_now(conn, &id, now)?;
+            for id in &adopted {
+                executions::due_now(conn, id, now)?;
+                // Whatever was queued was queued in the memory of the dead.
+                pushes::push_all_now(conn, id, now)?;
+            }
             Ok(true)
         })
         .await?;

@@ -67,9 +67,9 @@ enum Verdict {
 
 /// What a settled call leads to.
 #[derive(Debug)]
-enum Next {
+pub(super) enum Next {
     /// The execution is claimed.
-    Claimed(Claimed),
+    Claimed(Box<Claimed>),
     /// It has to be claimed after the commit, if this group is complete then.
     Group(i64),
     /// It has to be claimed after the commit.
@@ -99,18 +99,27 @@ pub async fn settle(engine: &Engine, attempted: Attempted) -> Result<Settled, Or
         }
         Verdict::Settled(next) => {
             engine.observe(Event::Settled { of, outcome: &attempted.outcome, log: &attempted.log });
-            let claimed = match next {
-                Next::Claimed(claimed) => Some(claimed),
-                Next::Group(group) => claim_if_complete(engine, &of.execution, group).await?,
-                Next::Claim => claim_now(engine, &of.execution).await?,
-                Next::Nothing => None,
-            };
-            if let Some(claimed) = &claimed {
-                engine.observe(Event::Claimed(claimed.id(), claimed.epoch()));
-            }
-            Settled::Recorded(claimed)
+            Settled::Recorded(follow(engine, &of.execution, next).await?)
         }
     })
+}
+
+/// What a recorded outcome leads to, once it is committed: the claim, if the execution can go on and nobody else holds it.
+pub(super) async fn follow(
+    engine: &Engine,
+    execution: &ExecutionId,
+    next: Next,
+) -> Result<Option<Claimed>, OrchestrationError> {
+    let claimed = match next {
+        Next::Claimed(claimed) => Some(*claimed),
+        Next::Group(group) => claim_if_complete(engine, execution, group).await?,
+        Next::Claim => claim_now(engine, execution).await?,
+        Next::Nothing => None,
+    };
+    if let Some(claimed) = &claimed {
+        engine.observe(Event::Claimed(claimed.id(), claimed.epoch()));
+    }
+    Ok(claimed)
 }
 
 fn record(
@@ -123,7 +132,7 @@ fn record(
 ) -> Result<Verdict, StoreError> {
     let of = &attempted.of;
     if let Outcome::Failed(failure) = &attempted.outcome
-        && let Some(wait) = next_attempt(conn, attempted, max_lost, luck)?
+        && let Some(wait) = next_attempt(conn, attempted, (max_lost, luck), now)?
     {
         if !calls::retry(conn, of, now.after(wait))? {
             return Ok(Verdict::Ignored);
@@ -131,25 +140,36 @@ fn record(
         record_failure(conn, attempted, failure, now)?;
         return Ok(Verdict::Retrying(wait));
     }
-    let Some(wake) = calls::settle(conn, of, &attempted.outcome, now)? else { return Ok(Verdict::Ignored) };
+    let Some(next) = settle_in(conn, of, &attempted.outcome, claim)? else { return Ok(Verdict::Ignored) };
     match &attempted.outcome {
         Outcome::Failed(failure) => record_failure(conn, attempted, failure, now)?,
-        Outcome::Completed(_) => logs::append(conn, &of.execution, &attempted.log)?,
+        Outcome::Completed(_) | Outcome::Cancelled => logs::append(conn, &of.execution, &attempted.log)?,
     }
+    Ok(Verdict::Settled(next))
+}
+
+/// Records an outcome inside somebody's transaction. None when the call had one already, or the attempt is over.
+pub(super) fn settle_in(
+    conn: &mut DbConnection,
+    of: &AttemptOf,
+    outcome: &Outcome,
+    claim: &Claim,
+) -> Result<Option<Next>, StoreError> {
+    let Some(wake) = calls::settle(conn, of, outcome, claim.now)? else { return Ok(None) };
     let wakes = match wake {
-        _ if matches!(attempted.outcome, Outcome::Failed(_)) => true,
+        _ if !matches!(outcome, Outcome::Completed(_)) => true,
         Wake::Alone => true,
         Wake::OnFailure => false,
         // Two settlers that have not committed yet would each see the other's call open. Where that
         // can be, the look comes after the commit.
-        Wake::Group(group) if !conn.is_serial() => return Ok(Verdict::Settled(Next::Group(group))),
+        Wake::Group(group) if !conn.is_serial() => return Ok(Some(Next::Group(group))),
         Wake::Group(group) => !calls::group_is_open(conn, &of.execution, group)?,
     };
     if !wakes {
-        return Ok(Verdict::Settled(Next::Nothing));
+        return Ok(Some(Next::Nothing));
     }
-    Ok(Verdict::Settled(match claim.make(conn, &of.execution)? {
-        Some(claimed) => Next::Claimed(claimed),
+    Ok(Some(match claim.make(conn, &of.execution)? {
+        Some(claimed) => Next::Claimed(Box::new(claimed)),
         // Whoever holds the execution may pause it and look for outcomes before this one is committed. So
         // once more after the commit; where writers are serial, that cannot be.
         None if !conn.is_serial() => Next::Claim,
@@ -161,14 +181,21 @@ fn record(
 fn next_attempt(
     conn: &mut DbConnection,
     attempted: &Attempted,
-    max_lost: i64,
-    luck: f64,
+    (max_lost, luck): (i64, f64),
+    now: Timestamp,
 ) -> Result<Option<Duration>, StoreError> {
     Ok(match &attempted.retry {
         Retry::No => None,
         Retry::By(policy) => {
             let (failed, _) = calls::failed_attempts(conn, &attempted.of)?;
-            policy.wait(failed + 1, luck)
+            let budget = calls::budget(conn, &attempted.of)?;
+            let policy = budget.options.over(policy.clone());
+            if matches!(&attempted.outcome, Outcome::Failed(failure) if policy.is_final(failure)) {
+                return Ok(None);
+            }
+            let wait = policy.wait(failed - budget.forgiven + 1, luck);
+            // An attempt that would begin after the deadline is none.
+            wait.filter(|wait| budget.deadline.is_none_or(|deadline| now.after(*wait) < deadline))
         }
         Retry::Lost => {
             let (_, lost) = calls::failed_attempts(conn, &attempted.of)?;

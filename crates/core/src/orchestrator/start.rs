@@ -1,6 +1,6 @@
 //! start: an execution is inserted. The same id twice is the same execution.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -8,9 +8,9 @@ use super::{Engine, Event, OrchestrationError};
 use crate::{
     id::ExecutionId,
     interpreter::Program,
-    model::{Execution, Json},
+    model::{Execution, ExecutionStatus, Json},
     store::{
-        StoreError,
+        StoreError, control,
         executions::{self, NewExecution, Whose},
     },
 };
@@ -28,6 +28,37 @@ pub struct Start {
     pub queue: String,
     /// JSON to be found again by whoever resumes it.
     pub launch: Option<Json>,
+    /// How long it may take before it is cancelled.
+    pub deadline: Option<Duration>,
+    /// What to do if there is one of that id.
+    pub conflict: Conflict,
+}
+
+impl Start {
+    /// A start with nothing out of the ordinary.
+    pub fn new(program: Arc<Program>, inputs: Map<String, Value>) -> Self {
+        Self {
+            id: None,
+            program,
+            inputs,
+            queue: "default".into(),
+            launch: None,
+            deadline: None,
+            conflict: Conflict::UseExisting,
+        }
+    }
+}
+
+/// What to do when an execution of the wanted id is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Conflict {
+    /// It is the one that was meant, if workflow and inputs are the same.
+    #[default]
+    UseExisting,
+    /// It is a mistake.
+    Fail,
+    /// One that failed or was cancelled is replaced; any other is the one that was meant.
+    RestartIfFailed,
 }
 
 /// An execution that exists.
@@ -52,15 +83,27 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         source: start.program.source.clone(),
         source_hash: start.program.hash.clone(),
         queue: start.queue,
-        runner: matches!(engine.whose, Whose::One(_)).then(|| engine.worker.clone()),
+        runner: matches!(engine.whose, Whose::Run(_)).then(|| engine.worker.clone()),
         inputs,
         launch: start.launch,
         now,
         due_at: now.after(engine.settings.start),
+        deadline_at: start.deadline.map(|time| now.after(time)),
+        parent: None,
+        secret: secret(),
     };
+    let conflict = start.conflict;
     let insert = || {
         let new = new.clone();
-        engine.db.write(move |conn| executions::insert(conn, &new))
+        engine.db.write(move |conn| {
+            if conflict == Conflict::RestartIfFailed
+                && let Some(old) = control::lock(conn, &new.id)?
+                && matches!(old.status, ExecutionStatus::Failed | ExecutionStatus::Cancelled)
+            {
+                executions::delete(conn, &new.id)?;
+            }
+            executions::insert(conn, &new)
+        })
     };
     let created = match insert().await {
         // Somebody else inserted the same id or source at the same moment: now it can be seen.
@@ -72,6 +115,8 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
     if created {
         tracing::info!(execution.id = %id, workflow = %execution.workflow, "execution started");
         engine.observe(Event::Started(&id));
+    } else if conflict == Conflict::Fail {
+        return Err(OrchestrationError::Exists { id, status: execution.status });
     } else if execution.source_hash != new.source_hash {
         return Err(OrchestrationError::IdTaken(id));
     } else {
@@ -82,6 +127,12 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         }
     }
     Ok(Started { execution, created })
+}
+
+/// What makes tokens unguessable.
+pub(super) fn secret() -> String {
+    let (high, low) = (rand::random::<u128>(), rand::random::<u128>());
+    format!("{high:032x}{low:032x}")
 }
 
 /// The execution of that id.

@@ -1,6 +1,8 @@
 //! timers: what becomes due. A timer fires, a retry starts, a call that nobody began is pushed
 //! again, a call whose worker is silent is given up.
 
+use std::time::Duration;
+
 use futures::{StreamExt, stream};
 
 use super::{
@@ -13,7 +15,7 @@ use crate::{
     model::{Call, CallKind, Failure, Json, Outcome},
     retry::RetryPolicy,
     store::{
-        calls::{self, AttemptOf},
+        calls::{self, AttemptOf, Work},
         pushes,
     },
     time::Timestamp,
@@ -24,6 +26,9 @@ const AT_ONCE: i64 = 500;
 
 /// Most calls that one tick pushes.
 const PUSHED_AT_ONCE: i64 = 1000;
+
+/// A call whose deadline is over, and that could not be settled, is looked at again after this.
+const AFTER_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How many executions one tick moves on at the same time.
 const SIDE_BY_SIDE: usize = 16;
@@ -47,6 +52,9 @@ async fn act(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
     match (call.kind, call.status) {
         (CallKind::Timer, _) => fire(engine, call).await,
         (CallKind::Function, _) => give_up(engine, call).await,
+        (CallKind::Signal | CallKind::Callback, _) => nobody_came(engine, call).await,
+        // Its execution has a clock of its own.
+        (CallKind::Child, _) => Ok(()),
     }
 }
 
@@ -88,6 +96,7 @@ pub async fn push(engine: &Engine, now: Timestamp, full: Vec<String>) -> Result<
         .write(move |conn| {
             let mut mine = Vec::new();
             for work in &due {
+                let again = work.deadline.map_or(again, |deadline| deadline.max(now.after(AFTER_DEADLINE)).min(again));
                 if pushes::pushed(conn, &work.attempt, now, again)? {
                     mine.push(work.clone());
                 }
@@ -96,6 +105,9 @@ pub async fn push(engine: &Engine, now: Timestamp, full: Vec<String>) -> Result<
         })
         .await?;
     let calls = mine.len();
+    let (late, mine): (Vec<Work>, Vec<Work>) =
+        mine.into_iter().partition(|work| work.deadline.is_some_and(|deadline| deadline <= now));
+    all(late, |work| too_late(engine, work)).await?;
     Ok(Pushed { calls, full: dispatch(engine, mine).await })
 }
 
@@ -111,6 +123,26 @@ async fn fire(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
         Attempted { of, outcome, retry: Retry::No, started_at: None, worker: None, log: Vec::new() },
     )
     .await
+}
+
+/// A signal or callback was not there in its time.
+async fn nobody_came(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
+    let waited = call.due_at.map_or_else(String::new, |at| format!(" within {:?}", at.since(call.created_at)));
+    let what =
+        if call.kind == CallKind::Signal { format!("no signal {}", call.function) } else { "no callback".into() };
+    let outcome = Outcome::Failed(Failure::new("TimeoutError", format!("{what}{waited}")));
+    let (of, worker) = (attempt_of(&call), None);
+    settle_and_drive(engine, Attempted { of, outcome, retry: Retry::No, started_at: None, worker, log: Vec::new() })
+        .await
+}
+
+/// A call was not done in all the time that it had.
+async fn too_late(engine: &Engine, work: Work) -> Result<(), OrchestrationError> {
+    let message = format!("{} was not done within its total_timeout", work.function);
+    let outcome = Outcome::Failed(Failure::new("TimeoutError", message));
+    let (of, worker) = (work.attempt, None);
+    settle_and_drive(engine, Attempted { of, outcome, retry: Retry::No, started_at: None, worker, log: Vec::new() })
+        .await
 }
 
 async fn give_up(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {

@@ -13,9 +13,10 @@ use super::{
     schema::{attempts, calls, executions},
 };
 use crate::{
-    id::{CallId, ExecutionId, WorkerId},
+    id::{CallId, Epoch, ExecutionId, WorkerId},
     interpreter::NewCall,
-    model::{Attempt, Call, CallKind, CallStatus, Failure, Json, Outcome, Wake},
+    model::{Attempt, Call, CallKind, CallStatus, Execution, Failure, Json, Outcome, Wake},
+    options::CallOptions,
     time::Timestamp,
 };
 
@@ -36,7 +37,7 @@ fn is_open_one() -> SqlLiteral<Bool> {
 
 /// See [`is_open`].
 fn is_settled() -> SqlLiteral<Bool> {
-    sql("calls.status IN ('completed', 'failed')")
+    sql("calls.status IN ('completed', 'failed', 'cancelled')")
 }
 
 /// What the clock settles or gives up, see [`is_open`].
@@ -68,7 +69,13 @@ struct NewRow<'a> {
     created_at: i64,
     completed_at: Option<i64>,
     queued: bool,
+    delivered_in: Option<i64>,
+    options: Option<String>,
+    deadline_at: Option<i64>,
 }
+
+/// What `delivered_in` says of calls whose outcome nobody waits for.
+const TO_NOBODY: i64 = 0;
 
 /// Where and when new calls are inserted.
 #[derive(Debug, Clone, Copy)]
@@ -85,33 +92,41 @@ pub struct Insertion<'a> {
     pub push_again: Timestamp,
 }
 
-/// Inserts calls; `abandoned` ones are cancelled from the start, because their workflow has ended.
-pub fn insert(conn: &mut DbConnection, at: Insertion<'_>, new: &[NewCall], abandoned: bool) -> Result<(), StoreError> {
-    let due = |call: &NewCall| match call.delay {
-        Some(delay) => at.now.after(delay),
-        None => at.push_again,
+/// Inserts calls.
+pub fn insert(conn: &mut DbConnection, at: Insertion<'_>, new: &[NewCall]) -> Result<(), StoreError> {
+    let due = |call: &NewCall, deadline: Option<Timestamp>| match call.kind {
+        CallKind::Function => Some(deadline.map_or(at.push_again, |deadline| deadline.min(at.push_again))),
+        CallKind::Timer | CallKind::Signal | CallKind::Callback => call.delay.map(|delay| at.now.after(delay)),
+        CallKind::Child => None,
     };
-    let status = if abandoned { CallStatus::Cancelled } else { CallStatus::Pending };
     for chunk in new.chunks(ROWS_PER_STATEMENT) {
         let rows: Vec<NewRow<'_>> = chunk
             .iter()
-            .map(|call| NewRow {
-                execution_id: at.execution.as_str(),
-                call_id: i64::from(call.id.0),
-                resume_group: at.suspension,
-                kind: call.kind.as_str(),
-                function: &call.function,
-                args: &call.args.0,
-                kwargs: &call.kwargs.0,
-                line: call.line.map(i64::from),
-                queue: at.queue,
-                status: status.as_str(),
-                wake_group: call.wake.to_column(),
-                attempt: 1,
-                due_at: (!abandoned).then(|| due(call).0),
-                created_at: at.now.0,
-                completed_at: abandoned.then_some(at.now.0),
-                queued: call.kind == CallKind::Function && !abandoned,
+            .map(|call| {
+                let open = !call.abandoned;
+                let deadline = call.options.total_timeout.map(|time| at.now.after(time));
+                let status = if open { CallStatus::Pending } else { CallStatus::Cancelled };
+                NewRow {
+                    execution_id: at.execution.as_str(),
+                    call_id: i64::from(call.id.0),
+                    resume_group: at.suspension,
+                    kind: call.kind.as_str(),
+                    function: &call.function,
+                    args: &call.args.0,
+                    kwargs: &call.kwargs.0,
+                    line: call.line.map(i64::from),
+                    queue: call.queue.as_deref().unwrap_or(at.queue),
+                    status: status.as_str(),
+                    wake_group: call.wake.to_column(),
+                    attempt: 1,
+                    due_at: due(call, deadline).filter(|_| open).map(|at| at.0),
+                    created_at: at.now.0,
+                    completed_at: call.abandoned.then_some(at.now.0),
+                    queued: call.kind == CallKind::Function && open,
+                    delivered_in: call.abandoned.then_some(TO_NOBODY),
+                    options: call.options.to_json(),
+                    deadline_at: deadline.map(|at| at.0),
+                }
             })
             .collect();
         match conn {
@@ -160,40 +175,116 @@ pub fn mark_delivered(conn: &mut DbConnection, fence: &Fence, ids: &[CallId]) ->
     Ok(())
 }
 
-/// Cancels what a finished execution no longer waits for.
-pub fn cancel_open(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<usize, StoreError> {
-    let open = calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(is_open());
-    Ok(diesel::update(open)
-        .set((
-            calls::status.eq(CallStatus::Cancelled.as_str()),
-            calls::completed_at.eq(Some(now.0)),
-            calls::due_at.eq(None::<i64>),
-        ))
-        .execute(conn)?)
+/// Whether the workflow is to see that its calls were cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Where it awaits them.
+    ByWorkflow,
+    /// It waits for them no more.
+    ByNobody,
 }
 
-/// Settled calls that no advance has delivered, in order of their ids.
-pub(super) fn undelivered(
+#[diesel::dsl::auto_type(no_type_alias)]
+fn cancelled(now: Timestamp, seen: Seen) -> _ {
+    let delivered: Option<i64> = (seen == Seen::ByNobody).then_some(TO_NOBODY);
+    let at: Option<i64> = Some(now.0);
+    let none: Option<i64> = None;
+    let status: &'static str = CallStatus::Cancelled.as_str();
+    (calls::status.eq(status), calls::completed_at.eq(at), calls::due_at.eq(none), calls::delivered_in.eq(delivered))
+}
+
+/// Cancels every open call of an execution; answers how many.
+pub fn cancel_open(
     conn: &mut DbConnection,
     execution: &ExecutionId,
-) -> Result<Vec<(CallId, Outcome)>, StoreError> {
-    let rows: Vec<(i64, Option<String>, Option<String>)> = calls::table
+    seen: Seen,
+    now: Timestamp,
+) -> Result<usize, StoreError> {
+    let open = calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(is_open());
+    Ok(diesel::update(open).set(cancelled(now, seen)).execute(conn)?)
+}
+
+/// Cancels calls that a workflow gave up, as far as they are open.
+pub fn give_up(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    ids: &[CallId],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for chunk in ids.chunks(ROWS_PER_STATEMENT) {
+        let ids: Vec<i64> = chunk.iter().map(|id| i64::from(id.0)).collect();
+        let given_up = calls::table
+            .filter(calls::execution_id.eq(execution.as_str()))
+            .filter(calls::call_id.eq_any(ids))
+            .filter(is_open());
+        diesel::update(given_up).set(cancelled(now, Seen::ByNobody)).execute(conn)?;
+    }
+    Ok(())
+}
+
+/// Open calls of these kinds.
+pub fn open_of_kind(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    kind: CallKind,
+) -> Result<Vec<(CallId, String)>, StoreError> {
+    let rows: Vec<(i64, String)> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(is_open())
+        .filter(calls::kind.eq(kind.as_str()))
+        .order(calls::call_id)
+        .select((calls::call_id, calls::queue))
+        .load(conn)?;
+    rows.into_iter().map(|(id, queue)| Ok((rows::call_id(id)?, queue))).collect()
+}
+
+/// The call that has waited longest for a signal of that name.
+pub fn waits_for_signal(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    name: &str,
+) -> Result<Option<CallId>, StoreError> {
+    let id: Option<i64> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(is_open())
+        .filter(calls::kind.eq(CallKind::Signal.as_str()))
+        .filter(calls::function.eq(name))
+        .order(calls::call_id)
+        .select(calls::call_id)
+        .first(conn)
+        .optional()?;
+    id.map(rows::call_id).transpose()
+}
+
+/// Outcomes that came in, and when the last of them did.
+pub(super) type Undelivered = (Vec<(CallId, Outcome)>, Option<Timestamp>);
+
+/// Settled calls that no advance has delivered, in order of their ids.
+pub(super) fn undelivered(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Undelivered, StoreError> {
+    type Row = (i64, String, Option<String>, Option<String>, Option<i64>);
+    let rows: Vec<Row> = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .filter(calls::delivered_in.is_null())
         .filter(is_settled())
         .order(calls::call_id)
-        .select((calls::call_id, calls::result, calls::error))
+        .select((calls::call_id, calls::status, calls::result, calls::error, calls::completed_at))
         .load(conn)?;
-    rows.into_iter()
-        .map(|(id, result, error)| {
-            let outcome = match (result, error) {
-                (Some(result), None) => Outcome::Completed(Json(result)),
-                (None, Some(error)) => Outcome::Failed(rows::failure(&error)?),
-                _ => return Err(StoreError::Inconsistent(format!("call {id} of {execution} has no single outcome"))),
-            };
-            Ok((rows::call_id(id)?, outcome))
-        })
-        .collect()
+    let last = rows.iter().filter_map(|row| row.4).max().map(Timestamp);
+    let outcomes = rows.into_iter().map(|(id, status, result, error, _)| {
+        let outcome = outcome(&status, result, error)
+            .map_err(|error| StoreError::Inconsistent(format!("call {id} of {execution}: {error}")))?;
+        Ok((rows::call_id(id)?, outcome))
+    });
+    Ok((outcomes.collect::<Result<_, StoreError>>()?, last))
+}
+
+pub(super) fn outcome(status: &str, result: Option<String>, error: Option<String>) -> Result<Outcome, StoreError> {
+    match (result, error) {
+        (Some(result), None) => Ok(Outcome::Completed(Json(result))),
+        (None, Some(error)) => Ok(Outcome::Failed(rows::failure(&error)?)),
+        (None, None) if status == CallStatus::Cancelled.as_str() => Ok(Outcome::Cancelled),
+        _ => Err(StoreError::Inconsistent("it has no single outcome".into())),
+    }
 }
 
 /// Names one attempt of one call: the fence of whatever its worker writes.
@@ -261,6 +352,7 @@ pub fn settle(
         Outcome::Failed(failure) => diesel::update(open_call(of).filter(calls::attempt.eq(of.number)))
             .set((common, calls::status.eq(CallStatus::Failed.as_str()), calls::error.eq(Some(failure_text(failure)))))
             .execute(conn)?,
+        Outcome::Cancelled => diesel::update(open_call(of)).set(cancelled(now, Seen::ByWorkflow)).execute(conn)?,
     };
     if updated == 0 {
         return Ok(None);
@@ -306,6 +398,40 @@ pub fn failed_attempts(conn: &mut DbConnection, of: &AttemptOf) -> Result<(i64, 
     let lost = flags.iter().filter(|lost| **lost).count();
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     Ok((count(flags.len() - lost), count(lost)))
+}
+
+/// What a call may still be attempted for.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    /// What was asked for it alone.
+    pub options: CallOptions,
+    /// When it fails.
+    pub deadline: Option<Timestamp>,
+    /// Failed attempts that do not count.
+    pub forgiven: i64,
+}
+
+/// What a call may still be attempted for.
+pub fn budget(conn: &mut DbConnection, of: &AttemptOf) -> Result<Budget, StoreError> {
+    let (function, options, deadline, forgiven): (String, Option<String>, Option<i64>, i64) = calls::table
+        .find((of.execution.as_str(), i64::from(of.call.0)))
+        .select((calls::function, calls::options, calls::deadline_at, calls::forgiven))
+        .first(conn)?;
+    Ok(Budget { options: read_options(&function, options)?, deadline: deadline.map(Timestamp), forgiven })
+}
+
+pub(super) fn read_options(function: &str, column: Option<String>) -> Result<CallOptions, StoreError> {
+    let Some(text) = column else { return Ok(CallOptions::default()) };
+    let strange = |error: &dyn std::fmt::Display| StoreError::Inconsistent(format!("options: {error}"));
+    let options = serde_json::from_str(&text).map_err(|error| strange(&error))?;
+    CallOptions::read(function, &options).map_err(|error| strange(&error))
+}
+
+/// What a running attempt's function says of itself. Lost or late, it makes nothing wrong.
+pub fn progress(conn: &mut DbConnection, of: &AttemptOf, progress: &Json) -> Result<(), StoreError> {
+    let present = open_call(of).filter(calls::attempt.eq(of.number));
+    diesel::update(present).set(calls::progress.eq(Some(&progress.0))).execute(conn)?;
+    Ok(())
 }
 
 /// Makes a call pending again for its next attempt. False when the attempt was over already.
@@ -359,7 +485,7 @@ pub fn is_woken(conn: &mut DbConnection, execution: &ExecutionId) -> Result<bool
             .filter(is_settled())
     };
     let at_once = settled()
-        .filter(calls::wake_group.is_null().or(calls::status.eq(CallStatus::Failed.as_str())))
+        .filter(calls::wake_group.is_null().or(calls::status.ne(CallStatus::Completed.as_str())))
         .select(calls::call_id)
         .first::<i64>(conn)
         .optional()?;
@@ -389,22 +515,32 @@ pub struct Work {
     pub args: Json,
     /// A JSON object.
     pub kwargs: Json,
+    /// What was asked for this call alone.
+    pub options: CallOptions,
+    /// When the call fails, whatever attempts are left.
+    pub deadline: Option<Timestamp>,
 }
 
 /// What a call's attempt needs; none when the call is settled or the attempt is over.
 pub fn work(conn: &mut DbConnection, of: &AttemptOf) -> Result<Option<Work>, StoreError> {
-    let row: Option<(String, String, String, String)> = open_call(of)
+    type Row = (String, String, String, String, Option<String>, Option<i64>);
+    let row: Option<Row> = open_call(of)
         .filter(calls::attempt.eq(of.number))
-        .select((calls::function, calls::queue, calls::args, calls::kwargs))
+        .select((calls::function, calls::queue, calls::args, calls::kwargs, calls::options, calls::deadline_at))
         .first(conn)
         .optional()?;
-    Ok(row.map(|(function, queue, args, kwargs)| Work {
-        attempt: of.clone(),
-        function,
-        queue,
-        args: Json(args),
-        kwargs: Json(kwargs),
-    }))
+    row.map(|(function, queue, args, kwargs, options, deadline)| {
+        Ok(Work {
+            attempt: of.clone(),
+            options: read_options(&function, options)?,
+            function,
+            queue,
+            args: Json(args),
+            kwargs: Json(kwargs),
+            deadline: deadline.map(Timestamp),
+        })
+    })
+    .transpose()
 }
 
 /// Calls that the clock has to settle or to give up, those due longest first.
@@ -416,7 +552,11 @@ pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -
             .filter(executions::runner.is_null())
             .select(CallRow::as_select())
             .load(conn)?,
-        Whose::One(id) => due.filter(calls::execution_id.eq(id.as_str())).select(CallRow::as_select()).load(conn)?,
+        Whose::Run(runner) => due
+            .inner_join(executions::table)
+            .filter(executions::runner.eq(Some(&runner.0)))
+            .select(CallRow::as_select())
+            .load(conn)?,
     };
     rows.into_iter().map(Call::try_from).collect()
 }
@@ -431,9 +571,12 @@ pub fn next_due(conn: &mut DbConnection, whose: &Whose, full: &[String]) -> Resu
             .select(calls::due_at)
             .first(conn)
             .optional()?,
-        Whose::One(id) => {
-            clocked.filter(calls::execution_id.eq(id.as_str())).select(calls::due_at).first(conn).optional()?
-        }
+        Whose::Run(runner) => clocked
+            .inner_join(executions::table)
+            .filter(executions::runner.eq(Some(&runner.0)))
+            .select(calls::due_at)
+            .first(conn)
+            .optional()?,
     };
     let mut next = vec![soonest.flatten()];
     for queue in pushes::queues(conn)?.iter().filter(|queue| !full.contains(queue)) {
@@ -449,9 +592,12 @@ pub fn next_due(conn: &mut DbConnection, whose: &Whose, full: &[String]) -> Resu
                 .select(calls::due_at)
                 .first(conn)
                 .optional()?,
-            Whose::One(id) => {
-                to_push.filter(calls::execution_id.eq(id.as_str())).select(calls::due_at).first(conn).optional()?
-            }
+            Whose::Run(runner) => to_push
+                .inner_join(executions::table)
+                .filter(executions::runner.eq(Some(&runner.0)))
+                .select(calls::due_at)
+                .first(conn)
+                .optional()?,
         };
         next.push(soonest.flatten());
     }
@@ -522,4 +668,63 @@ pub fn attempts(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<
         .select(AttemptRow::as_select())
         .load(conn)?;
     rows.into_iter().map(Attempt::try_from).collect()
+}
+
+/// The number of a call's present or last attempt; none when there is no such call.
+pub fn attempt_number(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    call: CallId,
+) -> Result<Option<i64>, StoreError> {
+    let row = calls::table.find((execution.as_str(), i64::from(call.0)));
+    Ok(row.select(calls::attempt).first(conn).optional()?)
+}
+
+/// Function calls that were cancelled at that instant, with their queues: workers may have them.
+pub fn cancelled_at(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    at: Timestamp,
+) -> Result<Vec<(CallId, String)>, StoreError> {
+    let rows: Vec<(i64, String)> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::status.eq(CallStatus::Cancelled.as_str()))
+        .filter(calls::kind.eq(CallKind::Function.as_str()))
+        .filter(calls::completed_at.eq(Some(at.0)))
+        .select((calls::call_id, calls::queue))
+        .load(conn)?;
+    rows.into_iter().map(|(id, queue)| Ok((rows::call_id(id)?, queue))).collect()
+}
+
+/// Which of these calls of an execution are cancelled.
+pub fn cancelled_among(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    ids: &[CallId],
+) -> Result<Vec<CallId>, StoreError> {
+    let ids: Vec<i64> = ids.iter().map(|id| i64::from(id.0)).collect();
+    let open: Vec<i64> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::call_id.eq_any(&ids))
+        .filter(calls::status.ne(CallStatus::Cancelled.as_str()))
+        .select(calls::call_id)
+        .load(conn)?;
+    ids.into_iter().filter(|id| !open.contains(id)).map(rows::call_id).collect()
+}
+
+/// The last claim whose outcomes an execution's present state has seen: of one that has ended, not the last, which
+/// saved no state.
+pub fn last_delivery_before(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    execution: &Execution,
+) -> Result<Epoch, StoreError> {
+    let seen = calls::table.filter(calls::execution_id.eq(id.as_str())).filter(calls::delivered_in.is_not_null());
+    let last: Option<Option<i64>> = if execution.status.is_final() {
+        let before = seen.filter(calls::delivered_in.lt(Some(execution.epoch.0)));
+        before.order(calls::delivered_in.desc()).select(calls::delivered_in).first(conn).optional()?
+    } else {
+        seen.order(calls::delivered_in.desc()).select(calls::delivered_in).first(conn).optional()?
+    };
+    Ok(Epoch(last.flatten().unwrap_or(0)))
 }

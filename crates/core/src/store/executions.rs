@@ -4,7 +4,7 @@ use diesel::{
     BoolExpressionMethods, ExpressionMethods, IntoSql, NullableExpressionMethods, OptionalExtension, QueryDsl,
     RunQueryDsl, SelectableHelper,
     dsl::{case_when, sql},
-    sql_types::{BigInt, Bool, Nullable},
+    sql_types::{BigInt, Bool, Nullable, Text},
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     id::{CallId, Epoch, ExecutionId, WorkerId},
     interpreter::Snapshot,
-    model::{Execution, ExecutionStatus, Failure, Json, Outcome},
+    model::{Execution, ExecutionStatus, Failure, Json, Outcome, Parent},
     time::Timestamp,
 };
 
@@ -24,8 +24,8 @@ use crate::{
 pub enum Whose {
     /// Everything that workers serve.
     Served,
-    /// One execution that this process runs by itself.
-    One(ExecutionId),
+    /// What this process runs by itself: an execution with its children.
+    Run(WorkerId),
 }
 
 /// An execution to be started.
@@ -51,6 +51,21 @@ pub struct NewExecution {
     pub now: Timestamp,
     /// When somebody else takes it up, if whoever starts it has not claimed it by then.
     pub due_at: Timestamp,
+    /// When it is cancelled if it has not ended.
+    pub deadline_at: Option<Timestamp>,
+    /// The call that waits for it.
+    pub parent: Option<Parent>,
+    /// Makes the tokens of its callbacks unguessable.
+    pub secret: String,
+}
+
+/// Keeps a workflow's text, once per content.
+pub fn keep_source(conn: &mut DbConnection, hash: &str, code: &str) -> Result<(), StoreError> {
+    let known = sources::table.find(hash).select(sources::hash).first::<String>(conn).optional()?;
+    if known.is_none() {
+        diesel::insert_into(sources::table).values((sources::hash.eq(hash), sources::code.eq(code))).execute(conn)?;
+    }
+    Ok(())
 }
 
 /// Inserts an execution; false when one of that id is there already, which is left as it is.
@@ -58,12 +73,7 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
     if get(conn, &new.id)?.is_some() {
         return Ok(false);
     }
-    let known = sources::table.find(&new.source_hash).select(sources::hash).first::<String>(conn).optional()?;
-    if known.is_none() {
-        diesel::insert_into(sources::table)
-            .values((sources::hash.eq(&new.source_hash), sources::code.eq(&new.source)))
-            .execute(conn)?;
-    }
+    keep_source(conn, &new.source_hash, &new.source)?;
     diesel::insert_into(executions::table)
         .values((
             executions::id.eq(new.id.as_str()),
@@ -77,6 +87,9 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
             executions::due_at.eq(new.due_at.0),
             executions::created_at.eq(new.now.0),
             executions::updated_at.eq(new.now.0),
+            executions::deadline_at.eq(new.deadline_at.map(|at| at.0)),
+            executions::parent_execution_id.eq(new.parent.as_ref().map(|parent| parent.execution_id.as_str())),
+            executions::parent_call_id.eq(new.parent.as_ref().map(|parent| i64::from(parent.call_id.0))),
         ))
         .execute(conn)?;
     diesel::insert_into(origins::table)
@@ -84,6 +97,7 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
             origins::execution_id.eq(new.id.as_str()),
             origins::inputs.eq(&new.inputs.0),
             origins::launch.eq(new.launch.as_ref().map(|launch| launch.0.as_str())),
+            origins::secret.eq(Some(&new.secret)),
         ))
         .execute(conn)?;
     Ok(true)
@@ -140,6 +154,11 @@ pub struct Won {
     pub state: Option<(Snapshot, Snapshot)>,
     /// Settled calls that no advance has delivered yet, in order.
     pub outcomes: Vec<(CallId, Outcome)>,
+    /// The instant of this turn: when the last of those outcomes came in, or when the execution began. Not when it is
+    /// taken up, so that a turn that is repeated sees the same clock.
+    pub at: Timestamp,
+    /// Makes the tokens of its callbacks unguessable.
+    pub secret: String,
 }
 
 /// Takes the right to advance an execution, if it is free: compare and swap, the row count decides.
@@ -199,16 +218,18 @@ fn load_won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError
     let execution = get(conn, id)?.ok_or_else(gone)?;
     let snapshot: (Option<Vec<u8>>, Option<String>) =
         executions::table.find(id.as_str()).select((executions::snapshot, executions::snapshot_format)).first(conn)?;
-    let (inputs, base, base_format): (String, Option<Vec<u8>>, Option<String>) = origins::table
+    type Origin = (String, Option<Vec<u8>>, Option<String>, Option<String>);
+    let (inputs, base, base_format, secret): Origin = origins::table
         .find(id.as_str())
-        .select((origins::inputs, origins::base_snapshot, origins::base_format))
+        .select((origins::inputs, origins::base_snapshot, origins::base_format, origins::secret))
         .first(conn)
         .optional()?
         .ok_or_else(gone)?;
     let sealed = |bytes: Option<Vec<u8>>, format: Option<String>| Some(Snapshot { bytes: bytes?, format: format? });
     let state = sealed(snapshot.0, snapshot.1).zip(sealed(base, base_format));
-    let outcomes = calls::undelivered(conn, id)?;
-    Ok(Won { execution, inputs: Json(inputs), state, outcomes })
+    let (outcomes, last) = calls::undelivered(conn, id)?;
+    let at = last.or(execution.started_at).unwrap_or(execution.created_at);
+    Ok(Won { execution, inputs: Json(inputs), state, outcomes, at, secret: secret.unwrap_or_default() })
 }
 
 /// The part of a pause, finish or failure that every write under a claim repeats.
@@ -220,47 +241,85 @@ pub struct Fence {
     pub epoch: Epoch,
 }
 
-/// Lets a claimed execution wait. False when the claim was lost: nothing was written.
+/// What a claimed execution's pause writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Pausing<'a> {
+    /// Its state.
+    pub snapshot: &'a Snapshot,
+    /// Its first state, at the first pause.
+    pub base: Option<&'a Snapshot>,
+    /// When the clock looks at it.
+    pub due_at: Option<Timestamp>,
+    /// What it says of itself, if that is new.
+    pub progress: Option<&'a Json>,
+}
+
+/// How a pause found the execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To wait.
+    Nothing,
+    /// Somebody has asked for its cancellation, which its workflow has not seen.
+    ToCancel,
+}
+
+/// Lets a claimed execution wait, or keeps it paused. None when the claim was lost: nothing was written.
 pub fn pause(
     conn: &mut DbConnection,
     fence: &Fence,
-    snapshot: &Snapshot,
-    base: Option<&Snapshot>,
-    look_again: Option<Timestamp>,
+    Pausing { snapshot, base, due_at, progress }: Pausing<'_>,
     now: Timestamp,
-) -> Result<bool, StoreError> {
-    let updated = diesel::update(held(fence))
-        .set((
-            executions::status.eq(ExecutionStatus::Waiting.as_str()),
-            executions::claimed_by.eq(None::<String>),
-            executions::due_at.eq(look_again.map(|at| at.0)),
-            executions::suspension.eq(executions::suspension + 1),
-            executions::snapshot.eq(Some(&snapshot.bytes)),
-            executions::snapshot_format.eq(Some(&snapshot.format)),
-            executions::updated_at.eq(now.0),
-        ))
-        .execute(conn)?;
-    if updated == 0 {
-        return Ok(false);
+) -> Result<Option<Asked>, StoreError> {
+    let status = case_when(executions::held, ExecutionStatus::Paused.as_str().into_sql::<Text>())
+        .otherwise(ExecutionStatus::Waiting.as_str().into_sql::<Text>());
+    let paused = diesel::update(held(fence)).set((
+        executions::status.eq(status),
+        executions::claimed_by.eq(None::<String>),
+        executions::due_at.eq(due_at.map(|at| at.0)),
+        executions::suspension.eq(executions::suspension + 1),
+        executions::snapshot.eq(Some(&snapshot.bytes)),
+        executions::snapshot_format.eq(Some(&snapshot.format)),
+        executions::updated_at.eq(now.0),
+    ));
+    let found: Option<(Option<i64>, bool)> =
+        paused.returning((executions::cancel_requested_at, executions::cancel_told)).get_result(conn).optional()?;
+    let Some((requested, told)) = found else { return Ok(None) };
+    if let Some(progress) = progress {
+        set_progress(conn, &fence.id, progress)?;
     }
     if let Some(base) = base {
         diesel::update(origins::table.find(fence.id.as_str()))
             .set((origins::base_snapshot.eq(Some(&base.bytes)), origins::base_format.eq(Some(&base.format))))
             .execute(conn)?;
     }
-    Ok(true)
+    Ok(Some(if requested.is_some() && !told { Asked::ToCancel } else { Asked::Nothing }))
 }
 
-/// Ends a claimed execution. The snapshot of a failed one is kept. False when the claim was lost.
-pub fn end(
-    conn: &mut DbConnection,
-    fence: &Fence,
-    result: &Result<Json, Failure>,
-    now: Timestamp,
-) -> Result<bool, StoreError> {
-    let (status, output, error) = match result {
-        Ok(output) => (ExecutionStatus::Completed, Some(output.0.as_str()), None),
-        Err(failure) => (ExecutionStatus::Failed, None, Some(failure_text(failure))),
+/// What an execution says of itself.
+pub fn set_progress(conn: &mut DbConnection, id: &ExecutionId, progress: &Json) -> Result<(), StoreError> {
+    diesel::update(executions::table.find(id.as_str()))
+        .set(executions::progress.eq(Some(&progress.0)))
+        .execute(conn)?;
+    Ok(())
+}
+
+/// How an execution ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// With this output.
+    Completed(Json),
+    /// By this exception.
+    Failed(Failure),
+    /// Because somebody cancelled it; the failure says who or how.
+    Cancelled(Failure),
+}
+
+/// Ends a claimed execution. The snapshot is kept unless it completed. False when the claim was lost.
+pub fn end(conn: &mut DbConnection, fence: &Fence, ending: &Ending, now: Timestamp) -> Result<bool, StoreError> {
+    let (status, output, error) = match ending {
+        Ending::Completed(output) => (ExecutionStatus::Completed, Some(output.0.as_str()), None),
+        Ending::Failed(failure) => (ExecutionStatus::Failed, None, Some(failure_text(failure))),
+        Ending::Cancelled(failure) => (ExecutionStatus::Cancelled, None, Some(failure_text(failure))),
     };
     let common = (
         executions::status.eq(status.as_str()),
@@ -271,7 +330,7 @@ pub fn end(
         executions::updated_at.eq(now.0),
         executions::finished_at.eq(Some(now.0)),
     );
-    let updated = if result.is_ok() {
+    let updated = if matches!(ending, Ending::Completed(_)) {
         let no_snapshot = (executions::snapshot.eq(None::<Vec<u8>>), executions::snapshot_format.eq(None::<String>));
         diesel::update(held(fence)).set((common, no_snapshot)).execute(conn)?
     } else {
@@ -300,7 +359,7 @@ pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -
         .select(ExecutionRow::as_select());
     let rows: Vec<ExecutionRow> = match whose {
         Whose::Served => due.filter(executions::runner.is_null()).load(conn)?,
-        Whose::One(id) => due.filter(executions::id.eq(id.as_str())).load(conn)?,
+        Whose::Run(runner) => due.filter(executions::runner.eq(Some(&runner.0))).load(conn)?,
     };
     rows.into_iter().map(Execution::try_from).collect()
 }
@@ -314,12 +373,12 @@ pub fn next_due(conn: &mut DbConnection, whose: &Whose) -> Result<Option<Timesta
         .limit(1);
     let next: Option<Option<i64>> = match whose {
         Whose::Served => next.filter(executions::runner.is_null()).first(conn).optional()?,
-        Whose::One(id) => next.filter(executions::id.eq(id.as_str())).first(conn).optional()?,
+        Whose::Run(runner) => next.filter(executions::runner.eq(Some(&runner.0))).first(conn).optional()?,
     };
     Ok(next.flatten().map(Timestamp))
 }
 
-/// Makes this process the one that runs the execution, if nobody else became that meanwhile.
+/// Makes this process the one that runs the execution, with its children, if nobody else became that meanwhile.
 pub fn adopt(
     conn: &mut DbConnection,
     id: &ExecutionId,
@@ -333,6 +392,16 @@ pub fn adopt(
         None => diesel::update(row.filter(executions::runner.is_null())).set(new).execute(conn)?,
     };
     Ok(updated == 1)
+}
+
+/// What a process runs by itself and has not ended.
+pub fn run_by(conn: &mut DbConnection, runner: &WorkerId) -> Result<Vec<ExecutionId>, StoreError> {
+    let ids: Vec<String> = executions::table
+        .filter(executions::runner.eq(Some(&runner.0)))
+        .filter(executions::finished_at.is_null())
+        .select(executions::id)
+        .load(conn)?;
+    ids.iter().map(|id| id.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))).collect()
 }
 
 /// Puts off the next look at a waiting execution.

@@ -5,6 +5,7 @@
 pub mod callbacks;
 pub mod calls;
 mod connection;
+pub mod control;
 pub mod executions;
 pub mod logs;
 pub mod meter;
@@ -12,7 +13,10 @@ mod migrate;
 pub mod pushes;
 mod rows;
 mod schema;
+pub mod signals;
+pub mod snapshots;
 pub mod workers;
+pub mod workflows;
 mod writer;
 
 pub use connection::{DatabaseUrl, DbConnection, InvalidDatabaseUrl};

@@ -4,7 +4,7 @@ use diesel::{ExpressionMethods, NullableExpressionMethods, OptionalExtension, Qu
 
 use super::{
     DbConnection, StoreError,
-    calls::{AttemptOf, Work, is_to_push, open_call},
+    calls::{AttemptOf, Work, is_to_push, open_call, read_options},
     executions::Whose,
     rows,
     schema::{calls, executions},
@@ -57,19 +57,33 @@ fn to_push_in(
         .filter(calls::due_at.le(now.0))
         .order((calls::due_at, calls::created_at))
         .limit(limit);
-    let columns = (calls::execution_id, calls::call_id, calls::attempt, calls::function, calls::args, calls::kwargs);
-    type Row = (String, i64, i64, String, String, String);
+    let columns = (
+        (calls::execution_id, calls::call_id, calls::attempt),
+        (calls::function, calls::args, calls::kwargs, calls::options, calls::deadline_at),
+    );
+    type Row = ((String, i64, i64), (String, String, String, Option<String>, Option<i64>));
     let rows: Vec<Row> = match whose {
         Whose::Served => {
             due.inner_join(executions::table).filter(executions::runner.is_null()).select(columns).load(conn)?
         }
-        Whose::One(id) => due.filter(calls::execution_id.eq(id.as_str())).select(columns).load(conn)?,
+        Whose::Run(runner) => due
+            .inner_join(executions::table)
+            .filter(executions::runner.eq(Some(&runner.0)))
+            .select(columns)
+            .load(conn)?,
     };
     rows.into_iter()
-        .map(|(execution, call, number, function, args, kwargs)| {
+        .map(|((execution, call, number), (function, args, kwargs, options, deadline))| {
             let execution = execution.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
-            let attempt = AttemptOf { execution, call: rows::call_id(call)?, number };
-            Ok(Work { attempt, function, queue: queue.to_owned(), args: Json(args), kwargs: Json(kwargs) })
+            Ok(Work {
+                attempt: AttemptOf { execution, call: rows::call_id(call)?, number },
+                options: read_options(&function, options)?,
+                function,
+                queue: queue.to_owned(),
+                args: Json(args),
+                kwargs: Json(kwargs),
+                deadline: deadline.map(Timestamp),
+            })
         })
         .collect()
 }
@@ -82,9 +96,8 @@ pub fn push_everything(conn: &mut DbConnection, whose: &Whose, now: Timestamp) -
     let oldest_first = (calls::due_at.eq(calls::created_at.nullable()), calls::queued.eq(false));
     Ok(match whose {
         Whose::Served => diesel::update(queued).set(oldest_first).execute(conn)?,
-        Whose::One(id) => {
-            diesel::update(queued.filter(calls::execution_id.eq(id.as_str()))).set(oldest_first).execute(conn)?
-        }
+        // Its queue is in its own memory.
+        Whose::Run(_) => 0,
     })
 }
 

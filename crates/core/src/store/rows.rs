@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     id::{CallId, Epoch, ExecutionId, WorkerId},
-    model::{Attempt, Call, Execution, Failure, Json, LogLine},
+    model::{Attempt, Call, Execution, Failure, Json, LogLine, Parent},
     time::Timestamp,
 };
 
@@ -47,6 +47,13 @@ pub(super) struct ExecutionRow {
     started_at: Option<i64>,
     updated_at: i64,
     finished_at: Option<i64>,
+    held: bool,
+    cancel_requested_at: Option<i64>,
+    cancel_told: bool,
+    deadline_at: Option<i64>,
+    parent_execution_id: Option<String>,
+    parent_call_id: Option<i64>,
+    progress: Option<String>,
 }
 
 impl TryFrom<ExecutionRow> for Execution {
@@ -70,6 +77,15 @@ impl TryFrom<ExecutionRow> for Execution {
             started_at: row.started_at.map(Timestamp),
             updated_at: Timestamp(row.updated_at),
             finished_at: row.finished_at.map(Timestamp),
+            held: row.held,
+            cancel_requested_at: row.cancel_requested_at.map(Timestamp),
+            cancel_told: row.cancel_told,
+            deadline_at: row.deadline_at.map(Timestamp),
+            parent: match (row.parent_execution_id, row.parent_call_id) {
+                (Some(id), Some(call)) => Some(Parent { execution_id: parse(&id)?, call_id: call_id(call)? }),
+                _ => None,
+            },
+            progress: row.progress.map(Json),
         })
     }
 }
@@ -94,6 +110,9 @@ pub(super) struct CallRow {
     created_at: i64,
     started_at: Option<i64>,
     completed_at: Option<i64>,
+    options: Option<String>,
+    deadline_at: Option<i64>,
+    progress: Option<String>,
 }
 
 impl TryFrom<CallRow> for Call {
@@ -118,6 +137,9 @@ impl TryFrom<CallRow> for Call {
             created_at: Timestamp(row.created_at),
             started_at: row.started_at.map(Timestamp),
             completed_at: row.completed_at.map(Timestamp),
+            options: row.options.map(Json),
+            deadline_at: row.deadline_at.map(Timestamp),
+            progress: row.progress.map(Json),
         })
     }
 }

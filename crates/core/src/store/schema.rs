@@ -24,6 +24,13 @@ diesel::table! {
         started_at -> Nullable<BigInt>,
         updated_at -> BigInt,
         finished_at -> Nullable<BigInt>,
+        held -> Bool,
+        cancel_requested_at -> Nullable<BigInt>,
+        cancel_told -> Bool,
+        deadline_at -> Nullable<BigInt>,
+        parent_execution_id -> Nullable<Text>,
+        parent_call_id -> Nullable<BigInt>,
+        progress -> Nullable<Text>,
     }
 }
 
@@ -34,6 +41,9 @@ diesel::table! {
         launch -> Nullable<Text>,
         base_snapshot -> Nullable<Binary>,
         base_format -> Nullable<Text>,
+        secret -> Nullable<Text>,
+        forked_from -> Nullable<Text>,
+        forked_at -> Nullable<BigInt>,
     }
 }
 
@@ -60,6 +70,43 @@ diesel::table! {
         started_at -> Nullable<BigInt>,
         completed_at -> Nullable<BigInt>,
         queued -> Bool,
+        options -> Nullable<Text>,
+        deadline_at -> Nullable<BigInt>,
+        forgiven -> BigInt,
+        progress -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    signals (id) {
+        id -> BigInt,
+        execution_id -> Text,
+        name -> Text,
+        payload -> Text,
+        dedupe_key -> Nullable<Text>,
+        sent_at -> BigInt,
+        call_id -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    workflows (name, version) {
+        name -> Text,
+        version -> BigInt,
+        file -> Text,
+        source_hash -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    snapshots (execution_id, suspension) {
+        execution_id -> Text,
+        suspension -> BigInt,
+        epoch -> BigInt,
+        snapshot -> Binary,
+        snapshot_format -> Text,
+        created_at -> BigInt,
     }
 }
 
@@ -113,4 +160,6 @@ diesel::table! {
 
 diesel::joinable!(calls -> executions (execution_id));
 
-diesel::allow_tables_to_appear_in_same_query!(sources, executions, origins, calls, attempts, logs, workers, callbacks);
+diesel::allow_tables_to_appear_in_same_query!(
+    sources, executions, origins, calls, attempts, logs, workers, callbacks, signals, workflows, snapshots
+);

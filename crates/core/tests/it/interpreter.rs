@@ -32,7 +32,14 @@ impl Hand {
     }
 
     fn turn(&self) -> Turn<'_> {
-        Turn { program: &self.program, execution: &self.id, now: NOW, offers: &self.offers, limits: self.limits }
+        Turn {
+            program: &self.program,
+            execution: &self.id,
+            now: NOW,
+            secret: "",
+            offers: &self.offers,
+            limits: self.limits,
+        }
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "reads better where it is called")]

@@ -1,7 +1,9 @@
 //! The heart's promises, each as a fact.
 
 mod claims;
+mod durable;
 mod interpreter;
+mod life;
 mod line;
 mod orchestration;
 mod properties;

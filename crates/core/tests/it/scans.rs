@@ -16,8 +16,9 @@ use durable_core::{
     store::{
         Db, DbConnection, StoreError,
         calls::{self, AttemptOf},
-        executions::{self, Fence, Whose},
-        logs, pushes,
+        control,
+        executions::{self, Ending, Fence, Pausing, Whose},
+        logs, pushes, signals, workflows,
     },
     time::Timestamp,
 };
@@ -48,6 +49,10 @@ fn fill(conn: &mut DbConnection) {
              FROM ({numbers}) AS s WHERE i <= 20000;
          INSERT INTO attempts (execution_id, call_id, number, error, lost, finished_at)
              SELECT 'e' || i, 1, 1, '{{}}', FALSE, 1 FROM ({numbers}) AS s;
+         INSERT INTO signals (execution_id, name, payload, dedupe_key, sent_at)
+             SELECT 'e' || i, 'go', '1', 'k' || i, 1 FROM ({numbers}) AS s;
+         INSERT INTO workflows (name, version, file, source_hash, created_at)
+             SELECT 'w' || i, 1, 'w.py', 'h', 1 FROM ({numbers}) AS s;
          INSERT INTO logs (execution_id, stream, text, at) SELECT 'e' || i, 'stdout', 'x', 1 FROM ({numbers}) AS s;
          ANALYZE;"
     ))
@@ -64,7 +69,7 @@ fn steps(conn: &mut DbConnection) -> Result<(), StoreError> {
     calls::due(conn, &whose, NOW, 500)?;
     calls::next_due(conn, &whose, &[])?;
     pushes::to_push(conn, &whose, NOW, &["full".into()], 1000)?;
-    let mine = Whose::One(id.clone());
+    let mine = Whose::Run(WorkerId("w".into()));
     executions::due(conn, &mine, NOW, 100)?;
     executions::next_due(conn, &mine)?;
     executions::claim(conn, &id, &worker, NOW, Timestamp(10))?;
@@ -86,11 +91,28 @@ fn steps(conn: &mut DbConnection) -> Result<(), StoreError> {
     calls::mark_delivered(conn, &fence, &[CallId(1)])?;
     calls::mark_delivered(conn, &fence, &[CallId(1), CallId(2)])?;
     calls::rewake(conn, &id, &[(CallId(4), Wake::Alone)])?;
-    executions::pause(conn, &fence, &snapshot, Some(&snapshot), None, NOW)?;
+    let progress = Json("1".into());
+    let pausing = Pausing { snapshot: &snapshot, base: Some(&snapshot), due_at: None, progress: Some(&progress) };
+    executions::pause(conn, &fence, pausing, NOW)?;
+    calls::budget(conn, &again)?;
+    calls::progress(conn, &again, &progress)?;
+    calls::waits_for_signal(conn, &id, "go")?;
+    signals::insert(conn, &id, ("go", &progress), Some("key"), NOW)?;
+    signals::take(conn, &id, "go", CallId(5))?;
+    calls::give_up(conn, &id, &[CallId(5)], NOW)?;
+    calls::cancelled_at(conn, &id, NOW)?;
+    calls::cancelled_among(conn, &id, &[CallId(5)])?;
+    control::lock(conn, &id)?;
+    control::request_cancel_of_children(conn, &id, NOW)?;
+    control::request_cancel_of_child(conn, &id, CallId(5), NOW)?;
+    control::hold(conn, &id)?;
+    control::release(conn, &id, NOW)?;
+    workflows::newest(conn, "w")?;
     executions::claim_at(conn, &Fence { id: id.clone(), epoch: Epoch(2) }, &worker, NOW, Timestamp(10))?;
     executions::look_again(conn, &id, Epoch(2), NOW)?;
     calls::expire_leases_of(conn, &worker, NOW)?;
-    executions::end(conn, &Fence { id: id.clone(), epoch: Epoch(2) }, &Ok(Json("1".into())), NOW)?;
+    executions::end(conn, &Fence { id: id.clone(), epoch: Epoch(2) }, &Ending::Completed(Json("1".into())), NOW)?;
+    calls::cancel_open(conn, &id, calls::Seen::ByNobody, NOW)?;
     logs::list(conn, &id)?;
     executions::list(conn, None, 50)?;
     Ok(())

@@ -8,7 +8,8 @@ use durable_core::{
     state::{CallEvent, ExecutionEvent, next_call, next_execution},
     store::{
         calls::{self, AttemptOf},
-        executions::{self, Fence},
+        control,
+        executions::{self, Ending, Fence, Pausing},
     },
     time::Timestamp,
 };
@@ -32,7 +33,7 @@ fn call_in(status: CallStatus) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_moved_as_the_table_says() {
-    use CallEvent::{Begin, Cancel, Complete, Fail, Retry};
+    use CallEvent::{Begin, Cancel, Complete, Fail, Retry, Revive};
     for (kind, url, _folder) in databases() {
         let rig = Rig::new(&url, "w");
         let id = rig.start(ONE).await;
@@ -48,7 +49,8 @@ async fn calls_are_moved_as_the_table_says() {
                         Complete => calls::settle(conn, &of, &Outcome::Completed(Json("1".into())), now)?.is_some(),
                         Fail => calls::settle(conn, &of, &failed, now)?.is_some(),
                         Retry => calls::retry(conn, &of, now)?,
-                        Cancel => calls::cancel_open(conn, &of.execution, now)? == 1,
+                        Cancel => calls::cancel_open(conn, &of.execution, calls::Seen::ByNobody, now)? == 1,
+                        Revive => unreachable!("see revive.rs"),
                     })
                 });
                 let expected = next_call(*status, event);
@@ -62,33 +64,45 @@ async fn calls_are_moved_as_the_table_says() {
 fn execution_in(status: ExecutionStatus, due: i64) -> String {
     let claimed = if status == ExecutionStatus::Running { "'x'" } else { "NULL" };
     let output = if status == ExecutionStatus::Completed { "'1'" } else { "NULL" };
-    let error = if status == ExecutionStatus::Failed { ERROR } else { "NULL" };
+    let ended_badly = matches!(status, ExecutionStatus::Failed | ExecutionStatus::Cancelled);
+    let error = if ended_badly { ERROR } else { "NULL" };
+    let held = status == ExecutionStatus::Paused;
     let finished = if status.is_final() { "1" } else { "NULL" };
     format!(
         "UPDATE executions SET status = '{status}', epoch = 3, claimed_by = {claimed}, output = {output},
-         error = {error}, finished_at = {finished}, due_at = {due}, snapshot = '', snapshot_format = 'f'"
+         error = {error}, finished_at = {finished}, due_at = {due}, snapshot = '', snapshot_format = 'f', held = {held}"
     )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn executions_are_moved_as_the_table_says() {
-    use ExecutionEvent::{Claim, Fail, Finish, Pause};
+    use ExecutionEvent::{Again, Cancel, Claim, Fail, Finish, Hold, Pause, Release, Revive};
     for (kind, url, _folder) in databases() {
         let rig = Rig::new(&url, "w");
         let id = rig.start(ONE).await;
         for status in ExecutionStatus::ALL {
-            for event in [Claim { expired: false }, Claim { expired: true }, Pause, Finish, Fail] {
+            let claims = [Claim { expired: false }, Claim { expired: true }];
+            for event in claims.into_iter().chain([Pause, Finish, Fail, Cancel, Hold, Release, Again]) {
                 let due = if event == (Claim { expired: true }) { 1 } else { 9 };
                 let (setup, now) = (execution_in(*status, due), Timestamp(5));
                 let fence = Fence { id: id.clone(), epoch: Epoch(3) };
                 let moved = rig.engine.db.write(move |conn| {
                     conn.batch_execute(&setup)?;
                     let snapshot = Snapshot { format: "f".into(), bytes: vec![1] };
+                    let failure = Failure::new("E", "e");
                     Ok(match event {
                         Claim { .. } => executions::claim(conn, &fence.id, &WorkerId("w".into()), now, now)?.is_some(),
-                        Pause => executions::pause(conn, &fence, &snapshot, None, None, now)?,
-                        Finish => executions::end(conn, &fence, &Ok(Json("1".into())), now)?,
-                        Fail => executions::end(conn, &fence, &Err(Failure::new("E", "e")), now)?,
+                        Pause => {
+                            let pausing = Pausing { snapshot: &snapshot, base: None, due_at: None, progress: None };
+                            executions::pause(conn, &fence, pausing, now)?.is_some()
+                        }
+                        Finish => executions::end(conn, &fence, &Ending::Completed(Json("1".into())), now)?,
+                        Fail => executions::end(conn, &fence, &Ending::Failed(failure), now)?,
+                        Cancel => control::end_by_force(conn, &fence.id, &failure, now)?,
+                        Hold => control::hold(conn, &fence.id)?,
+                        Release => control::release(conn, &fence.id, now)?,
+                        Again => control::again(conn, &fence, &Json("{}".into()), now)?,
+                        Revive => unreachable!("see revive.rs"),
                     })
                 });
                 let expected = next_execution(*status, event);

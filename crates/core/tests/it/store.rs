@@ -21,10 +21,7 @@ async fn an_execution_is_inserted_once_per_id() {
         let program = durable_core::interpreter::Program::compile("workflow.py", ONE).unwrap();
         let request = durable_core::orchestrator::start::Start {
             id: Some(id.clone()),
-            program: Arc::new(program),
-            inputs: serde_json::Map::new(),
-            queue: "default".into(),
-            launch: None,
+            ..durable_core::orchestrator::start::Start::new(Arc::new(program), serde_json::Map::new())
         };
         let again = durable_core::orchestrator::start::start(&rig.engine, request.clone()).await.unwrap();
         assert!(!again.created, "{kind}");
@@ -44,10 +41,7 @@ async fn many_processes_may_start_the_same_id_at_once() {
         let starts = rigs.iter().map(|rig| {
             let request = durable_core::orchestrator::start::Start {
                 id: Some(id.clone()),
-                program: program.clone(),
-                inputs: serde_json::Map::new(),
-                queue: "default".into(),
-                launch: None,
+                ..durable_core::orchestrator::start::Start::new(program.clone(), serde_json::Map::new())
             };
             let engine = rig.engine.clone();
             tokio::spawn(

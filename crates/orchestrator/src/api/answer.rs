@@ -80,7 +80,12 @@ impl From<OrchestrationError> for ApiError {
             OrchestrationError::Store(error) => error.into(),
             OrchestrationError::Queue(error) => Self::unavailable(error),
             OrchestrationError::NotFound(_) => Self::not_found(error),
-            OrchestrationError::IdTaken(_) | OrchestrationError::OtherInputs(_) => Self::conflict(error),
+            OrchestrationError::IdTaken(_)
+            | OrchestrationError::OtherInputs(_)
+            | OrchestrationError::Ended { .. }
+            | OrchestrationError::NotFailed { .. }
+            | OrchestrationError::NoFork { .. }
+            | OrchestrationError::Exists { .. } => Self::conflict(error),
             OrchestrationError::Input(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_inputs", error),
             OrchestrationError::Advance { .. } | OrchestrationError::Compile { .. } => Self::internal(error),
         }

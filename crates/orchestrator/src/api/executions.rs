@@ -19,7 +19,7 @@ use durable_core::{
         start,
     },
     retry::RetryPolicy,
-    store::{callbacks, calls, workers},
+    store::{callbacks, calls, executions, workers, workflows},
     time::parse_duration,
 };
 use durable_queue::{Bell, check_queue};
@@ -47,13 +47,43 @@ pub(crate) struct StartRequest {
     id: Option<ExecutionId>,
     idempotency_key: Option<String>,
     queue: Option<String>,
+    /// How long it may take: a time such as 90s or 2h.
+    deadline: Option<String>,
+    #[serde(default)]
+    on_conflict: OnConflict,
 }
 
+/// What to do when an execution of that id or key is there.
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+enum OnConflict {
+    #[default]
+    UseExisting,
+    Fail,
+    RestartIfFailed,
+}
+
+/// A text with its file name, or the name of a deployed workflow.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Workflow {
     name: String,
-    source: String,
+    source: Option<String>,
+}
+
+/// A workflow's file name and text.
+async fn find_workflow(api: &Api, Workflow { name, source }: Workflow) -> Result<(String, String), ApiError> {
+    if let Some(source) = source {
+        return Ok((name, source));
+    }
+    let key = name.clone();
+    let found = api.engine.db.read(move |conn| {
+        let Some(deployed) = workflows::newest(conn, &key)? else { return Ok(None) };
+        Ok(executions::source(conn, &deployed.source_hash)?.map(|source| (deployed.file, source)))
+    });
+    let unknown =
+        || ApiError::not_found(format!("no workflow is deployed under the name {name}: durable deploy {name} FILE"));
+    found.await?.ok_or_else(unknown)
 }
 
 /// `POST /executions`: 201 with the execution, or 200 with the one of that id or key.
@@ -70,11 +100,22 @@ pub(crate) async fn start(
     };
     let queue = request.queue.unwrap_or_else(|| "default".into());
     check_queue(&queue).map_err(ApiError::bad)?;
-    let Workflow { name, source } = request.workflow;
+    let deadline = request.deadline.as_deref().map(|text| {
+        parse_duration(text)
+            .filter(|time| !time.is_zero())
+            .ok_or_else(|| ApiError::bad(format!("deadline={text}: a time such as 90s or 2h is wanted")))
+    });
+    let deadline = deadline.transpose()?;
+    let conflict = match request.on_conflict {
+        OnConflict::UseExisting => start::Conflict::UseExisting,
+        OnConflict::Fail => start::Conflict::Fail,
+        OnConflict::RestartIfFailed => start::Conflict::RestartIfFailed,
+    };
+    let (name, source) = find_workflow(&api, request.workflow).await?;
     let compiled = tokio::task::spawn_blocking(move || Program::compile(&name, &source)).await;
     let program =
         Arc::new(compiled.map_err(|error| ApiError::bad(format!("the workflow cannot be compiled: {error}")))??);
-    let request = start::Start { id, program, inputs: request.inputs, queue, launch: None };
+    let request = start::Start { id, queue, deadline, conflict, ..start::Start::new(program, request.inputs) };
     let started = start::start(&api.engine, request).await?;
     if started.created {
         // Should this process die before the first turn, a clock takes the execution up.

@@ -1,6 +1,7 @@
 //! The HTTP API: JSON in, JSON out, errors as sentences.
 
 mod answer;
+mod control;
 mod executions;
 mod health;
 
@@ -46,6 +47,15 @@ pub(crate) async fn serve(
         .route("/executions", post(executions::start))
         .route("/executions/{id}", get(executions::show))
         .route("/executions/{id}/calls", get(executions::calls))
+        .route("/executions/{id}/cancel", post(control::cancel))
+        .route("/executions/{id}/pause", post(control::pause))
+        .route("/executions/{id}/resume", post(control::resume))
+        .route("/executions/{id}/retry", post(control::retry))
+        .route("/executions/{id}/fork", post(control::fork))
+        .route("/executions/{id}/signals", get(control::list_signals))
+        .route("/executions/{id}/signals/{name}", post(control::signal))
+        .route("/executions/{id}/snapshots", get(control::list_snapshots))
+        .route("/workflows", get(control::list_workflows).post(control::deploy))
         .route("/workers", get(health::workers))
         .route("/callbacks/{token}/complete", post(executions::complete))
         .route("/callbacks/{token}/fail", post(executions::fail))

@@ -458,6 +458,7 @@ impl Queue for RedisQueue {
         let text = match bell {
             Bell::Sooner => "sooner".to_owned(),
             Bell::Ended(name) => format!("ended {name}"),
+            Bell::Cancelled(name) => format!("cancelled {name}"),
         };
         self.server.command(Cmd::new().arg("PUBLISH").arg(self.keys.bell()).arg(text)).await
     }
@@ -507,6 +508,7 @@ async fn listen(server: Arc<Server>, channel: String, bells: broadcast::Sender<B
                         let text: String = message.get_payload().unwrap_or_default();
                         let bell = match text.split_once(' ') {
                             Some(("ended", name)) => Bell::Ended(name.to_owned()),
+                            Some(("cancelled", name)) => Bell::Cancelled(name.to_owned()),
                             _ => Bell::Sooner,
                         };
                         let _ = bells.send(bell);

@@ -107,11 +107,10 @@ async fn main() -> anyhow::Result<()> {
     let queue = Arc::new(MemoryQueue::new(Duration::from_secs(60), 1000));
     let me = WorkerId::new("gap", std::process::id(), &id.to_string());
     let mut engine = Engine::new(db, queue, me, registry.offers()).observed_by(death.clone());
-    engine.whose = Whose::One(id.clone());
+    engine.whose = Whose::Run(engine.worker.clone());
     let engine = Arc::new(engine);
     let program = Arc::new(Program::compile("workflow.py", WORKFLOW)?);
-    let request =
-        start::Start { id: Some(id.clone()), program, inputs: Map::new(), queue: "default".into(), launch: None };
+    let request = start::Start { id: Some(id.clone()), ..start::Start::new(program, Map::new()) };
     let started = start::start(&engine, request).await?;
     if !started.created {
         if started.execution.status.is_final() {

@@ -45,7 +45,7 @@ fn engine(database: &DatabaseUrl, redis: &Redis, name: &str) -> Arc<Engine> {
 
 async fn begin(engine: &Engine, source: &str) -> ExecutionId {
     let program = Arc::new(Program::compile("workflow.py", source).unwrap());
-    let request = start::Start { id: None, program, inputs: Map::new(), queue: "default".into(), launch: None };
+    let request = start::Start::new(program, Map::new());
     let id = start::start(engine, request).await.unwrap().execution.id;
     let claimed = claim(engine, &id).await.unwrap().unwrap();
     drive(engine, claimed).await.unwrap();

@@ -28,6 +28,7 @@ import sys
 import threading
 import traceback
 import types
+import uuid
 
 MAX_BYTES = 256 << 20
 MAX_DEPTH = 90
@@ -160,6 +161,7 @@ ENCODERS = [
     (str, lambda value, depth: checked(str.__str__(value))),
     (complex, lambda value, depth: {"$py": "complex", "real": encode(value.real), "imag": encode(value.imag)}),
     (decimal.Decimal, lambda value, depth: {"$py": "decimal", "value": str(value)}),
+    (uuid.UUID, lambda value, depth: {"$py": "object", "type": "UUID", "fields": {"hex": value.hex, "int": value.int}}),
     (pathlib.PurePath, lambda value, depth: {"$py": "path", "value": str(value)}),
     (datetime.datetime, lambda value, depth: with_zone({"$py": "datetime", "value": value.isoformat()}, value)),
     (datetime.date, lambda value, depth: {"$py": "date", "value": value.isoformat()}),
@@ -202,6 +204,8 @@ class Received:
 
 def decode_object(tagged):
     fields = decode(tagged["fields"])
+    if tagged["type"] == "UUID" and isinstance(fields.get("hex"), str):  # what a workflow's uuid.uuid4() gives
+        return uuid.UUID(fields["hex"])
     value = type(tagged["type"], (Received,), {})()
     vars(value).update(fields)
     return value
@@ -355,9 +359,27 @@ def attempt():
     return 1 if call is None else call["attempt"]
 
 
+def heartbeat(fraction=None, message=None):
+    """Says how far the present call has come, from 0 to 1, and what it does; shown with the call."""
+    call = _call.get()
+    if call is not None:
+        fraction = None if fraction is None else float(fraction)
+        send({"op": "heartbeat", "id": call["id"], "fraction": fraction, "message": message and plain(str(message))})
+
+
+def cancelled():
+    """Whether nobody wants the present call's result any more. An asynchronous function is cancelled instead; a
+    synchronous one that goes on is killed five seconds later."""
+    call = _call.get()
+    return call is not None and call["id"] in _cancelled
+
+
+_cancelled = set()
+
+
 def _install_durable():
     module = types.ModuleType("durable", "What functions can use of durable-monty.")
-    for value in (function, idempotency_key, attempt, NonRetryable):
+    for value in (function, idempotency_key, attempt, heartbeat, cancelled, NonRetryable):
         setattr(module, value.__name__, value)
     NonRetryable.__module__ = "durable"
     sys.modules["durable"] = module
@@ -544,10 +566,18 @@ def frames(handle):
 
 def serve_sync(functions):
     calls = queue.SimpleQueue()
-    frames(calls.put)
+
+    def handle(message):
+        if message["op"] == "cancel":
+            _cancelled.add(message["id"])
+        else:
+            calls.put(message)
+
+    frames(handle)
     while True:
         call = calls.get()
         run_sync(call, functions[call["function"]])
+        _cancelled.discard(call["id"])
 
 
 async def serve_async(functions):

@@ -139,9 +139,23 @@ impl Process {
             ticket.over = true;
             return CallEnd::Lost(format!("ended{}", self.last_words(log)));
         }
+        let mut told = false;
         let end = loop {
-            let Some(message) = messages.recv().await else { break CallEnd::Lost(String::new()) };
+            let message = tokio::select! {
+                message = messages.recv() => message,
+                () = invocation.cancelled.cancelled(), if !told => {
+                    told = true;
+                    let request = json!({"op": "cancel", "id": id}).to_string();
+                    // One that has ended meanwhile says so itself.
+                    let _ = frame::write(&mut *self.stdin.lock().await, request.as_bytes()).await;
+                    continue;
+                }
+            };
+            let Some(message) = message else { break CallEnd::Lost(String::new()) };
             match message["op"].as_str() {
+                Some("heartbeat") => {
+                    invocation.progress.report(message["fraction"].as_f64(), message["message"].as_str());
+                }
                 Some("log") => log.write(stream(&message), message["text"].as_str().unwrap_or_default()),
                 Some("done") => break CallEnd::Returned(Json::from(&message["result"])),
                 Some("error") => break CallEnd::Raised(raised(message)),

@@ -15,5 +15,8 @@ fn invocation(function: &str, args: &Value, kwargs: &Value) -> Invocation {
         args: Json::from(args),
         kwargs: Json::from(kwargs),
         callback: None,
+        key: None,
+        cancelled: tokio_util::sync::CancellationToken::new(),
+        progress: durable_worker::Reporter::new(|_| {}),
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn install(registry: Registry, settings: WorkerSettings) -> Installat
 impl Installation {
     pub(crate) async fn start(&self, source: &str) -> ExecutionId {
         let program = Arc::new(Program::compile("workflow.py", source).unwrap_or_else(|error| panic!("{error}")));
-        let request = start::Start { id: None, program, inputs: Map::new(), queue: "default".into(), launch: None };
+        let request = start::Start::new(program, Map::new());
         let id = start::start(&self.engine, request).await.unwrap().execution.id;
         let claimed = claim(&self.engine, &id).await.unwrap().unwrap();
         drive(&self.engine, claimed).await.unwrap();

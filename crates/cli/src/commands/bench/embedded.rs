@@ -171,7 +171,7 @@ impl Bench {
         id: Option<ExecutionId>,
     ) -> anyhow::Result<ExecutionId> {
         let program = Arc::new(Program::compile("bench.py", source)?);
-        let request = start::Start { id, program, inputs, queue: "default".into(), launch: None };
+        let request = start::Start { id, ..start::Start::new(program, inputs) };
         Ok(start::start(&self.engine, request).await?.execution.id)
     }
 

@@ -1,0 +1,275 @@
+//! What the prelude asks of the host.
+
+use std::time::Duration;
+
+use monty::{FunctionCall, RunProgress};
+use monty_types::{CallArgs, ExcType, ExtFunctionResult, MontyException, MontyObject, ObjectRef, unstable};
+use serde_json::{Map, Value};
+use unstable::MontyNode;
+
+use super::{
+    End, NewCall, NewChild,
+    prelude::{self, Module},
+    turn::{Run, Stop, in_words},
+    value::{self, Refusal},
+    waits,
+};
+use crate::{
+    model::{CallKind, Json},
+    options::CallOptions,
+};
+
+/// How the host answers.
+enum Answer {
+    Now(MontyObject),
+    /// With something to await.
+    Later,
+    /// With the end of this life of the execution.
+    Never(End),
+}
+
+/// An exception that the workflow sees.
+struct Wrong(ExcType, String);
+
+impl From<Refusal> for Wrong {
+    fn from(refusal: Refusal) -> Self {
+        Self(ExcType::TypeError, refusal.0)
+    }
+}
+
+fn type_error(message: impl Into<String>) -> Wrong {
+    Wrong(ExcType::TypeError, message.into())
+}
+
+fn value_error(message: impl Into<String>) -> Wrong {
+    Wrong(ExcType::ValueError, message.into())
+}
+
+impl Run<'_> {
+    /// Answers one of the prelude's questions.
+    pub(super) fn own(&mut self, call: FunctionCall) -> Result<RunProgress, Stop> {
+        let name = call.function_name.trim_start_matches(prelude::HOST).trim_end_matches("__").to_owned();
+        match self.answer(&name, &call) {
+            Ok(Answer::Now(value)) => Ok(call.resume(value, self.log.writer())?),
+            Ok(Answer::Later) => Ok(call.resume_pending(self.log.writer())?),
+            Ok(Answer::Never(end)) => Err(Stop::Ended(Box::new(end))),
+            Err(Wrong(kind, message)) => {
+                let error = MontyException::new(kind, Some(format!("{name}(): {message}")));
+                Ok(call.resume(error, self.log.writer())?)
+            }
+        }
+    }
+
+    fn answer(&mut self, name: &str, call: &FunctionCall) -> Result<Answer, Wrong> {
+        match name {
+            "register" => self.register(call),
+            "promise" => {
+                self.promises.insert(call.call_id);
+                Ok(Answer::Later)
+            }
+            "fulfil" => self.fulfil(call),
+            "cancel" => {
+                let id = call.args.arg(0).and_then(|id| id.as_int()).and_then(|id| usize::try_from(id).ok());
+                self.given_up.extend(id.map(waits::place_of));
+                Ok(Answer::Now(MontyObject::none()))
+            }
+            "call" => self.call(call),
+            "wait_signal" => self.wait_signal(call),
+            "callback" => self.callback(call),
+            "token" => Ok(Answer::Now(MontyObject::string(self.token(promise_id(call.args.arg(0))?)))),
+            "start_child" => self.start_child(call),
+            "continue_as_new" => self.continue_as_new(call),
+            "set_status" => {
+                let [status] = bind(&call.args, ["status"])?;
+                let status = status.ok_or_else(|| type_error("a status is wanted"))?;
+                self.progress = Some(Json::from(&value::to_json(status)?));
+                Ok(Answer::Now(MontyObject::none()))
+            }
+            "execution_id" => Ok(Answer::Now(MontyObject::string(self.turn.execution.as_str()))),
+            "uuid4" => {
+                let mut bytes = [0; 16];
+                self.random(call.call_id, &mut bytes);
+                let id = uuid::Builder::from_random_bytes(bytes).into_uuid();
+                Ok(Answer::Now(MontyObject::string(id.to_string())))
+            }
+            other => Err(Wrong(ExcType::NameError, format!("there is no {other}"))),
+        }
+    }
+
+    fn register(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        let name = call.args.arg(0).and_then(|name| name.as_str()).unwrap_or_default();
+        let module = call.args.arg(1).and_then(|module| Module::read(name, module));
+        self.modules.push(module.ok_or_else(|| type_error("no module"))?);
+        Ok(Answer::Now(MontyObject::none()))
+    }
+
+    /// Answers whether nothing else that was handed over is still on its way.
+    fn fulfil(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        let id = promise_id(call.args.arg(0))?;
+        let (Some(well), Some(value)) = (call.args.arg(1).and_then(|well| well.as_bool()), call.args.arg(2)) else {
+            return Err(type_error("a promise, whether it is kept, and a value are wanted"));
+        };
+        let result: ExtFunctionResult = match (well, unstable::node(value)) {
+            (false, MontyNode::Exception { exc_type, arg }) => MontyException::new(*exc_type, arg.clone()).into(),
+            // What could not be taken back would end the run.
+            _ => match value::to_json(value) {
+                Ok(_) => value.to_owned().into(),
+                Err(refusal) => {
+                    let message = format!("the result of a spawned coroutine: {refusal}");
+                    MontyException::new(ExcType::TypeError, Some(message)).into()
+                }
+            },
+        };
+        let first = self.fulfilled.is_empty();
+        self.fulfilled.push((id, result));
+        Ok(Answer::Now(MontyObject::bool(first)))
+    }
+
+    fn call(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        let mut args = call.args.args();
+        let function = args.next().ok_or_else(|| type_error("a function is wanted"))?;
+        let name = match unstable::node(function) {
+            MontyNode::Function { name, .. } if !name.starts_with(prelude::HOST) => name.clone(),
+            MontyNode::String(name) => name.clone(),
+            _ => {
+                let shown = function.py_repr();
+                return Err(type_error(format!(
+                    "{shown} is no function of a worker; await a coroutine of your own itself"
+                )));
+            }
+        };
+        let args = args.map(value::to_json).collect::<Result<Vec<_>, _>>()?;
+        let (mut kwargs, mut options, mut queue) = (Map::new(), Map::new(), None);
+        for (key, value) in call.args.kwargs() {
+            let key = key.as_str().ok_or_else(|| type_error("keywords must be texts"))?;
+            let value = value::to_json(value)?;
+            match key {
+                _ if value.is_null() && (CallOptions::has(key) || key == "queue") => {}
+                "queue" => queue = Some(text(&value).ok_or_else(|| type_error("queue= wants a text"))?),
+                _ if CallOptions::has(key) => drop(options.insert(key.to_owned(), value)),
+                _ => drop(kwargs.insert(key.to_owned(), value)),
+            }
+        }
+        let options = CallOptions::read(&name, &options).map_err(|error| value_error(error.to_string()))?;
+        let line = self.line(&call.position);
+        let (args, kwargs) = (Json::from(&Value::Array(args)), Json::from(&Value::Object(kwargs)));
+        self.calls.push(NewCall {
+            args,
+            kwargs,
+            queue,
+            options,
+            ..NewCall::new(call.call_id, CallKind::Function, &name, line)
+        });
+        Ok(Answer::Later)
+    }
+
+    fn wait_signal(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        let [name, timeout] = bind(&call.args, ["name", "timeout"])?;
+        let name = name.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
+        let delay = seconds("timeout", timeout)?;
+        let line = self.line(&call.position);
+        self.calls.push(NewCall { delay, ..NewCall::new(call.call_id, CallKind::Signal, name, line) });
+        Ok(Answer::Later)
+    }
+
+    fn callback(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        let delay = seconds("timeout", call.args.arg(0))?;
+        let name = delay.map_or_else(|| "callback".to_owned(), |delay| format!("callback within {}", in_words(delay)));
+        let token = Some(self.token(call.call_id));
+        self.calls.push(NewCall { delay, token, ..NewCall::new(call.call_id, CallKind::Callback, &name, None) });
+        Ok(Answer::Later)
+    }
+
+    /// Nobody can guess it, and a repeated turn makes the same.
+    fn token(&self, call_id: u32) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("durable-monty callback token");
+        hasher.update(self.turn.secret.as_bytes()).update(self.turn.execution.as_str().as_bytes());
+        hasher.update(&call_id.to_le_bytes());
+        hasher.finalize().to_hex()[..48].to_owned()
+    }
+
+    fn start_child(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        let [workflow, inputs, id, source, detached, deadline] =
+            bind(&call.args, ["workflow", "inputs", "id", "source", "detached", "deadline"])?;
+        let name = workflow.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| type_error("the name of a workflow is wanted, a text"))?;
+        let inputs = match inputs.map(value::to_json).transpose()? {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(inputs)) if !inputs.contains_key("$py") => inputs,
+            Some(_) => return Err(type_error("inputs= wants a dict with a value for each name")),
+        };
+        let given = |value: Option<ObjectRef<'_>>| value.and_then(|value| value.as_str()).map(str::to_owned);
+        let id = given(id).map(|id| id.parse()).transpose().map_err(|error| value_error(format!("{error}")))?;
+        let inputs = Json::from(&Value::Object(inputs));
+        let detached = detached.is_some_and(|detached| detached.is_truthy());
+        let child = NewChild { id, source: given(source), inputs, detached, deadline: seconds("deadline", deadline)? };
+        let args = Json(format!("[{}]", child.inputs));
+        let line = self.line(&call.position);
+        let made = NewCall::new(call.call_id, CallKind::Child, name, line);
+        self.calls.push(NewCall { args, child: Some(child), ..made });
+        Ok(Answer::Later)
+    }
+
+    fn continue_as_new(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        let mut inputs = match call.args.arg(0).map(value::to_json).transpose()? {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(inputs)) if !inputs.contains_key("$py") => inputs,
+            Some(_) => return Err(type_error("a dict with a value for each input is wanted")),
+        };
+        for (name, value) in call.args.kwargs() {
+            inputs.insert(name.as_str().unwrap_or_default().to_owned(), value::to_json(value)?);
+        }
+        let inputs = self.turn.program.check_inputs(&inputs).map_err(|error| type_error(error.to_string()))?;
+        Ok(Answer::Never(End::Again { inputs }))
+    }
+}
+
+/// Arguments by position or name; None counts as not given.
+fn bind<'a, const N: usize>(args: &'a CallArgs, names: [&str; N]) -> Result<[Option<ObjectRef<'a>>; N], Wrong> {
+    let mut bound = [None; N];
+    if args.args().len() > N {
+        return Err(type_error(format!("takes at most {N} arguments")));
+    }
+    for (place, value) in args.args().enumerate() {
+        bound[place] = Some(value);
+    }
+    for (name, value) in args.kwargs() {
+        let name = name.as_str().unwrap_or_default();
+        let place = names.iter().position(|known| *known == name);
+        let place = place.ok_or_else(|| {
+            type_error(format!("unexpected keyword argument {name:?}; there are {}", names.join(", ")))
+        })?;
+        bound[place] = Some(value);
+    }
+    Ok(bound.map(|value| value.filter(|value| !matches!(unstable::node(*value), MontyNode::None))))
+}
+
+/// A time as a number of seconds or a timedelta.
+fn seconds(name: &str, value: Option<ObjectRef<'_>>) -> Result<Option<Duration>, Wrong> {
+    let Some(value) = value.filter(|value| !matches!(unstable::node(*value), MontyNode::None)) else { return Ok(None) };
+    #[expect(clippy::cast_precision_loss, reason = "a time in seconds")]
+    let seconds = match unstable::node(value) {
+        MontyNode::Int(int) => Some(*int as f64),
+        MontyNode::Float(float) => Some(*float),
+        MontyNode::TimeDelta(delta) => {
+            Some(f64::from(delta.days) * 86_400.0 + f64::from(delta.seconds) + f64::from(delta.microseconds) / 1e6)
+        }
+        _ => None,
+    };
+    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.map(Some).ok_or_else(|| value_error(format!("{name}={}: seconds from 0 are wanted", value.py_repr())))
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+/// The number of an awaitable that the host made, which reaches the host as a text.
+fn promise_id(value: Option<ObjectRef<'_>>) -> Result<u32, Wrong> {
+    let number = value.and_then(|value| match unstable::node(value) {
+        MontyNode::Repr(text) => text.strip_prefix("<coroutine external_future(")?.strip_suffix(")>")?.parse().ok(),
+        _ => None,
+    });
+    number.ok_or_else(|| type_error("an awaitable of the host is wanted"))
+}

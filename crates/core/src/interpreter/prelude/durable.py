@@ -1,0 +1,173 @@
+# The module `durable`, as a workflow sees it. Runs once, before the workflow's first line, in its globals: hence the
+# names. What only the host can do is asked of it by functions that begin with `__durable_`.
+
+import asyncio as __durable_asyncio__
+import datetime as __durable_datetime__
+
+
+class __durable_Module__:
+    pass
+
+
+def __durable_module__():
+    asyncio, datetime = __durable_asyncio__, __durable_datetime__
+    cancel, promise, fulfil = __durable_cancel__, __durable_promise__, __durable_fulfil__
+
+    # Tasks end a gather early by raising: the awaiter goes on, and the others keep running.
+    DONE = "durable: one of them has ended"
+
+    async def first(coroutines):
+        try:
+            await asyncio.gather(*coroutines)
+        except LookupError as error:
+            if str(error) != DONE:
+                raise
+
+    async def race(*awaitables):
+        if not awaitables:
+            raise ValueError("race() needs at least one awaitable")
+        ended = []
+
+        async def run(index, awaitable):
+            try:
+                outcome = index, await awaitable, None
+            except Exception as error:
+                outcome = index, None, error
+            ended.append(outcome)
+            raise LookupError(DONE)
+
+        await first([run(index, awaitable) for index, awaitable in enumerate(awaitables)])
+        index, value, error = ended[0]
+        if error is not None:
+            raise error
+        return index, value
+
+    async def timeout(awaitable, seconds):
+        ended = []
+
+        async def run():
+            try:
+                ended.append((await awaitable, None))
+            except Exception as error:
+                ended.append((None, error))
+            raise LookupError(DONE)
+
+        async def clock():
+            await asyncio.sleep(seconds)
+            raise LookupError(DONE)
+
+        work, alarm = run(), clock()
+        await first([work, alarm])
+        if not ended:
+            cancel(id(work))
+            raise TimeoutError(f"not done within {seconds} s")
+        cancel(id(alarm))
+        value, error = ended[0]
+        if error is not None:
+            raise error
+        return value
+
+    async def settle(*awaitables):
+        async def run(awaitable):
+            try:
+                return await awaitable
+            except Exception as error:
+                return error
+
+        return await asyncio.gather(*[run(awaitable) for awaitable in awaitables])
+
+    async def map(fn, items, *, limit=None):
+        items = list(items)
+        if limit is None:
+            return await asyncio.gather(*[fn(item) for item in items])
+        if limit < 1:
+            raise ValueError(f"map(limit={limit}): at least 1 is wanted")
+        results, todo = [None] * len(items), list(enumerate(items))
+        todo.reverse()
+
+        async def run():
+            while todo:
+                index, item = todo.pop()
+                results[index] = await fn(item)
+
+        await asyncio.gather(*[run() for _ in range(min(limit, len(items)))])
+        return results
+
+    # A value that was handed over lives in nobody's hands until whoever waits for it goes on.
+    kept = []
+
+    def hand_over(handle, value):
+        if fulfil(handle, True, value):
+            kept.clear()
+        kept.append(value)
+
+    # Coroutines that were spawned and have not begun, and the promise that the nursery waits for meanwhile.
+    spawned, waiting = [], []
+
+    def spawn(coroutine):
+        handle = promise()
+        spawned.append((handle, coroutine))
+        if waiting:
+            hand_over(waiting.pop(), None)
+        return handle
+
+    async def nursery():
+        async def run(handle, coroutine):
+            try:
+                value = await coroutine
+            except BaseException as error:
+                fulfil(handle, False, error)
+            else:
+                hand_over(handle, value)
+
+        async def leave():
+            raise LookupError(DONE)
+
+        while True:
+            if not spawned:
+                waiting.append(promise())
+                await waiting[0]
+            new = [run(handle, coroutine) for handle, coroutine in spawned]
+            spawned.clear()
+            await first(new + [leave()])
+
+    async def run_main(main):
+        outcome = []
+
+        async def body():
+            outcome.append(await main)
+            raise LookupError(DONE)
+
+        await first([body(), nursery()])
+        return outcome[0]
+
+    def now():
+        return datetime.datetime.now(datetime.timezone.utc)
+
+    def sleep_until(when):
+        return asyncio.sleep(max(0.0, (when - datetime.datetime.now(when.tzinfo)).total_seconds()))
+
+    def callback(*, timeout=None):
+        answer = __durable_callback__(timeout)
+        return __durable_token__(answer), answer
+
+    def log(*values, **fields):
+        words = [str(value) for value in values] + [f"{name}={value!r}" for name, value in fields.items()]
+        print(" ".join(words))
+
+    module = __durable_Module__()
+    module.race, module.timeout, module.settle, module.map, module.spawn = race, timeout, settle, map, spawn
+    module.now, module.sleep_until, module.callback, module.log = now, sleep_until, callback, log
+    module.call, module.wait_signal = __durable_call__, __durable_wait_signal__
+    module.start_child, module.run_child = __durable_start_child__, __durable_start_child__
+    module.continue_as_new, module.set_status = __durable_continue_as_new__, __durable_set_status__
+    module.execution_id, module.uuid4 = __durable_execution_id__, __durable_uuid4__
+    # An exception type of one's own is not to be had in the sandbox: each of these is the builtin that it is caught as.
+    module.TaskError, module.Cancelled = RuntimeError, KeyboardInterrupt
+    module.TaskTimeout, module.SignalTimeout = TimeoutError, TimeoutError
+    return module, run_main
+
+
+__durable_made__ = __durable_module__()
+__durable_run__ = __durable_made__[1]
+__durable_register__("durable", __durable_made__[0])

@@ -1,0 +1,156 @@
+//! cancel: an execution's open calls are cancelled, which its workflow sees where it awaits them; it may clean up, and
+//! ends. By force it ends at once, whatever it does. Both reach down to its children.
+
+use durable_queue::{Bell, JobId};
+
+use super::{
+    Engine, Event, OrchestrationError,
+    children::{self, AT_ONCE},
+    claim::{Claim, Claimed},
+    settle::{Next, follow},
+};
+use crate::{
+    id::{CallId, ExecutionId},
+    model::{Execution, ExecutionStatus, Failure},
+    store::{
+        DbConnection, StoreError,
+        calls::{self, Seen},
+        control,
+        executions::Ending,
+    },
+    time::Timestamp,
+};
+
+/// The type of the failure of what was cancelled.
+pub const CANCELLED: &str = "durable.Cancelled";
+
+/// What a wish to cancel came to.
+#[derive(Debug)]
+pub enum Cancelled {
+    /// The workflow sees it now: the caller advances the execution, if the claim is here.
+    Told(Option<Claimed>),
+    /// The workflow sees it when it pauses, or has seen it already.
+    Asked,
+    /// The execution has ended by it. With a claim, its parent can go on.
+    Ended(Option<Claimed>),
+    /// It had ended before.
+    TooLate(ExecutionStatus),
+}
+
+enum Verdict {
+    Told(Box<Option<Claimed>>),
+    Asked,
+    Ended(Option<(ExecutionId, Next)>),
+    TooLate(ExecutionStatus),
+}
+
+/// Cancels an execution; by `force` without asking its workflow.
+#[tracing::instrument(name = "cancel", level = "info", skip_all, fields(execution.id = %id, force))]
+pub async fn cancel(engine: &Engine, id: &ExecutionId, force: bool) -> Result<Cancelled, OrchestrationError> {
+    let (claim, key, now) = (Claim::of(engine), id.clone(), engine.now());
+    let done = engine.db.write(move |conn| decide(conn, &key, force, &claim)).await?;
+    let (verdict, calls) = done.ok_or_else(|| OrchestrationError::NotFound(id.clone()))?;
+    withdraw(engine, id, calls);
+    engine.sooner(AT_ONCE);
+    tracing::info!(execution.id = %id, at = %now, "cancellation asked for");
+    Ok(match verdict {
+        Verdict::Told(claimed) => {
+            if let Some(claimed) = claimed.as_ref() {
+                engine.observe(Event::Claimed(id, claimed.epoch()));
+            }
+            Cancelled::Told(*claimed)
+        }
+        Verdict::Asked => Cancelled::Asked,
+        Verdict::TooLate(status) => Cancelled::TooLate(status),
+        Verdict::Ended(parent) => {
+            engine.ring(Bell::Ended(id.to_string()));
+            engine.observe(Event::Finished { execution: id, failure: None, log: &[] });
+            Cancelled::Ended(match parent {
+                Some((parent, next)) => follow(engine, &parent, next).await?,
+                None => None,
+            })
+        }
+    })
+}
+
+type Decided = (Verdict, Vec<(CallId, String)>);
+
+fn decide(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    force: bool,
+    claim: &Claim,
+) -> Result<Option<Decided>, StoreError> {
+    let now = claim.now;
+    let Some(execution) = control::lock(conn, id)? else { return Ok(None) };
+    if execution.status.is_final() {
+        return Ok(Some((Verdict::TooLate(execution.status), Vec::new())));
+    }
+    // What has no state has run nothing that it could clean up.
+    let unbegun = execution.suspension == 0 && execution.status != ExecutionStatus::Running;
+    if force || unbegun {
+        let how = if force { "it was ended by force" } else { "it was cancelled before it had begun" };
+        return end(conn, &execution, how, claim).map(Some);
+    }
+    control::request_cancel(conn, id, now)?;
+    if execution.cancel_told || execution.status == ExecutionStatus::Running {
+        return Ok(Some((Verdict::Asked, Vec::new())));
+    }
+    let calls = tell(conn, id, now)?;
+    Ok(Some((Verdict::Told(Box::new(claim.make(conn, id)?)), calls)))
+}
+
+/// Cancels everything that a locked, waiting execution waits for, where its workflow sees it.
+pub(super) fn tell(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    now: Timestamp,
+) -> Result<Vec<(CallId, String)>, StoreError> {
+    control::told(conn, id)?;
+    control::request_cancel_of_children(conn, id, now)?;
+    cancel_calls(conn, id, Seen::ByWorkflow, now)
+}
+
+/// Cancels all open calls; answers those that workers may have.
+pub(super) fn cancel_calls(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    seen: Seen,
+    now: Timestamp,
+) -> Result<Vec<(CallId, String)>, StoreError> {
+    if calls::cancel_open(conn, id, seen, now)? == 0 {
+        return Ok(Vec::new());
+    }
+    calls::cancelled_at(conn, id, now)
+}
+
+fn end(conn: &mut DbConnection, execution: &Execution, how: &str, claim: &Claim) -> Result<Decided, StoreError> {
+    let failure = Failure::new(CANCELLED, how);
+    control::end_by_force(conn, &execution.id, &failure, claim.now)?;
+    let calls = cancel_calls(conn, &execution.id, Seen::ByNobody, claim.now)?;
+    control::request_cancel_of_children(conn, &execution.id, claim.now)?;
+    let parent = match &execution.parent {
+        Some(parent) => children::report(conn, &execution.id, parent, &Ending::Cancelled(failure), claim)?
+            .map(|next| (parent.execution_id.clone(), next)),
+        None => None,
+    };
+    Ok((Verdict::Ended(parent), calls))
+}
+
+/// Takes jobs that nobody waits for out of their queues, and tells workers that run them. Lost, this costs work, and makes
+/// nothing wrong.
+pub(super) fn withdraw(engine: &Engine, id: &ExecutionId, calls: Vec<(CallId, String)>) {
+    if calls.is_empty() {
+        return;
+    }
+    engine.ring(Bell::Cancelled(id.to_string()));
+    let (queue, id) = (engine.queue.clone(), id.clone());
+    tokio::spawn(async move {
+        for (call, name) in calls {
+            if let Err(error) = queue.cancel(&name, &JobId(format!("{id}-{call}"))).await {
+                tracing::debug!(%error, "a job of a cancelled call is still in its queue");
+                return;
+            }
+        }
+    });
+}

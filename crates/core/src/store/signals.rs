@@ -1,0 +1,77 @@
+//! Signals: kept in the order in which they were sent until a call of the same name takes them, each once.
+
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+
+use super::{DbConnection, StoreError, rows, schema::signals};
+use crate::{
+    id::{CallId, ExecutionId},
+    model::{Json, Signal},
+    time::Timestamp,
+};
+
+/// Keeps a signal; false when one of that key is there already.
+pub fn insert(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    (name, payload): (&str, &Json),
+    key: Option<&str>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    if let Some(key) = key {
+        let known = signals::table
+            .filter(signals::execution_id.eq(execution.as_str()))
+            .filter(signals::dedupe_key.eq(Some(key)))
+            .select(signals::id)
+            .first::<i64>(conn)
+            .optional()?;
+        if known.is_some() {
+            return Ok(false);
+        }
+    }
+    diesel::insert_into(signals::table)
+        .values((
+            signals::execution_id.eq(execution.as_str()),
+            signals::name.eq(name),
+            signals::payload.eq(&payload.0),
+            signals::dedupe_key.eq(key),
+            signals::sent_at.eq(now.0),
+        ))
+        .execute(conn)?;
+    Ok(true)
+}
+
+/// Gives the oldest signal of that name that nobody has taken to a call.
+pub fn take(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    name: &str,
+    call: CallId,
+) -> Result<Option<Json>, StoreError> {
+    let oldest: Option<(i64, String)> = signals::table
+        .filter(signals::execution_id.eq(execution.as_str()))
+        .filter(signals::name.eq(name))
+        .filter(signals::call_id.is_null())
+        .order(signals::id)
+        .select((signals::id, signals::payload))
+        .first(conn)
+        .optional()?;
+    let Some((id, payload)) = oldest else { return Ok(None) };
+    diesel::update(signals::table.find(id)).set(signals::call_id.eq(Some(i64::from(call.0)))).execute(conn)?;
+    Ok(Some(Json(payload)))
+}
+
+/// Everything that was sent to an execution, in order.
+pub fn list(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Signal>, StoreError> {
+    type Row = (String, String, i64, Option<i64>);
+    let rows: Vec<Row> = signals::table
+        .filter(signals::execution_id.eq(execution.as_str()))
+        .order(signals::id)
+        .select((signals::name, signals::payload, signals::sent_at, signals::call_id))
+        .load(conn)?;
+    rows.into_iter()
+        .map(|(name, payload, sent_at, call)| {
+            let call_id = call.map(rows::call_id).transpose()?;
+            Ok(Signal { name, payload: Json(payload), sent_at: Timestamp(sent_at), call_id })
+        })
+        .collect()
+}

@@ -1,0 +1,199 @@
+//! What people ask of executions that run, or have failed: signals, cancellation, pauses, another try, a fork; and the
+//! named workflows that they start.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::StatusCode,
+};
+use durable_core::{
+    id::{CallId, ExecutionId},
+    interpreter::Program,
+    model::Json as JsonText,
+    orchestrator::{
+        cancel::{Cancelled, cancel as cancel_execution},
+        claim::Claimed,
+        drive::drive,
+        hold, revive,
+        signal::{Sent, Signalling, signal as send_signal},
+        start,
+    },
+    store::{signals, snapshots, workflows},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Api,
+    answer::{ApiError, Body},
+};
+
+/// Whoever has won a claim advances; the client does not wait for it.
+fn go_on(api: &Api, claimed: Option<Claimed>) {
+    let Some(claimed) = claimed else { return };
+    let engine = api.engine.clone();
+    tokio::spawn(async move {
+        let id = claimed.id().clone();
+        if let Err(error) = drive(&engine, claimed).await {
+            tracing::warn!(execution.id = %id, %error, "a turn failed; a clock takes it up");
+        }
+    });
+}
+
+fn id(text: &str) -> Result<ExecutionId, ApiError> {
+    text.parse().map_err(ApiError::bad)
+}
+
+#[derive(Deserialize)]
+pub(crate) struct CancelQuery {
+    #[serde(default)]
+    force: bool,
+}
+
+/// `POST /executions/{id}/cancel`: its workflow sees it at its awaits and may clean up; with `?force=true` it ends now.
+pub(crate) async fn cancel(
+    State(api): State<Api>,
+    Path(execution): Path<String>,
+    query: Result<Query<CancelQuery>, QueryRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let answer = match cancel_execution(&api.engine, &id(&execution)?, query?.0.force).await? {
+        Cancelled::Told(claimed) => {
+            go_on(&api, claimed);
+            "cancelling"
+        }
+        Cancelled::Asked => "cancelling",
+        Cancelled::Ended(parent) => {
+            go_on(&api, parent);
+            "cancelled"
+        }
+        Cancelled::TooLate(status) => {
+            return Err(ApiError::conflict(format!("execution {execution} is {status} already")));
+        }
+    };
+    Ok(Json(json!({"status": answer})))
+}
+
+/// `POST /executions/{id}/pause`: it does not go on until it is resumed.
+pub(crate) async fn pause(State(api): State<Api>, Path(execution): Path<String>) -> Result<Json<Value>, ApiError> {
+    Ok(Json(json!(hold::hold(&api.engine, &id(&execution)?).await?)))
+}
+
+/// `POST /executions/{id}/resume`.
+pub(crate) async fn resume(State(api): State<Api>, Path(execution): Path<String>) -> Result<Json<Value>, ApiError> {
+    Ok(Json(json!(hold::release(&api.engine, &id(&execution)?).await?)))
+}
+
+/// `POST /executions/{id}/retry`: a failed or cancelled one goes on; what failed is run again.
+pub(crate) async fn retry(State(api): State<Api>, Path(execution): Path<String>) -> Result<Json<Value>, ApiError> {
+    let again = revive::retry(&api.engine, &id(&execution)?).await?;
+    Ok(Json(json!({"status": "retrying", "calls": again})))
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ForkRequest {
+    id: Option<ExecutionId>,
+    at: Option<i64>,
+    #[serde(default)]
+    set: Map<String, Value>,
+}
+
+/// `POST /executions/{id}/fork`: another execution begins from one of its states.
+pub(crate) async fn fork(
+    State(api): State<Api>,
+    Path(execution): Path<String>,
+    Body(request): Body<ForkRequest>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let set = request.set.iter().map(|(call, value)| {
+        let call = call.parse().map_err(|_| ApiError::bad(format!("set: {call:?} is no call's number")))?;
+        Ok((CallId(call), JsonText::from(value)))
+    });
+    let forking = revive::Forking {
+        from: id(&execution)?,
+        id: request.id,
+        at: request.at,
+        set: set.collect::<Result<_, ApiError>>()?,
+        runner: None,
+    };
+    let new = revive::fork(&api.engine, forking).await?;
+    Ok((StatusCode::CREATED, Json(json!(start::find(&api.engine, &new).await?))))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SignalQuery {
+    key: Option<String>,
+}
+
+/// `POST /executions/{id}/signals/{name}`: the body is what is sent. With `?key=…` a repeated request is one signal.
+pub(crate) async fn signal(
+    State(api): State<Api>,
+    Path((execution, name)): Path<(String, String)>,
+    query: Result<Query<SignalQuery>, QueryRejection>,
+    Body(payload): Body<Value>,
+) -> Result<Json<Value>, ApiError> {
+    let signalling =
+        Signalling { execution: id(&execution)?, name, payload: JsonText::from(&payload), key: query?.0.key };
+    Ok(Json(json!({"status": match send_signal(&api.engine, signalling).await? {
+        Sent::Taken(claimed) => {
+            go_on(&api, claimed);
+            "delivered"
+        }
+        Sent::Kept => "kept",
+        Sent::Repeated => "repeated",
+    }})))
+}
+
+/// `GET /executions/{id}/signals`: what was sent to it.
+pub(crate) async fn list_signals(
+    State(api): State<Api>,
+    Path(execution): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id = id(&execution)?;
+    start::find(&api.engine, &id).await?;
+    Ok(Json(json!(api.engine.db.read(move |conn| signals::list(conn, &id)).await?)))
+}
+
+/// `GET /executions/{id}/snapshots`: the states that are kept, by pause.
+pub(crate) async fn list_snapshots(
+    State(api): State<Api>,
+    Path(execution): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let id = id(&execution)?;
+    start::find(&api.engine, &id).await?;
+    let kept = api.engine.db.read(move |conn| snapshots::list(conn, &id)).await?;
+    let shown = kept.into_iter().map(|(pause, bytes, at)| json!({"pause": pause, "bytes": bytes, "created_at": at}));
+    Ok(Json(shown.collect()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeployRequest {
+    name: String,
+    file: String,
+    source: String,
+}
+
+/// `POST /workflows`: makes a workflow the newest version of that name.
+pub(crate) async fn deploy(
+    State(api): State<Api>,
+    Body(request): Body<DeployRequest>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let DeployRequest { name, file, source } = request;
+    if name.is_empty() || name.len() > 200 {
+        return Err(ApiError::bad("a workflow's name has 1 to 200 characters"));
+    }
+    let compiled = tokio::task::spawn_blocking(move || Program::compile(&file, &source)).await;
+    let program =
+        Arc::new(compiled.map_err(|error| ApiError::bad(format!("the workflow cannot be compiled: {error}")))??);
+    let now = api.engine.now();
+    let deployed = api.engine.db.write(move |conn| workflows::deploy(conn, &name, &program, now)).await?;
+    let status = if deployed.created_at == now { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(json!(deployed))))
+}
+
+/// `GET /workflows`: all versions of all names.
+pub(crate) async fn list_workflows(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
+    Ok(Json(json!(api.engine.db.read(workflows::list).await?)))
+}
