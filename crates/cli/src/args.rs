@@ -26,7 +26,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run a workflow to its end, in this process, with its state in a database.
     Run(Run),
-    /// Go on with an execution that was interrupted.
+    /// Go on with an execution that was interrupted, or paused.
     Resume(Resume),
     /// Start a workflow on a server: durable-start does the same.
     Start(Start),
@@ -42,6 +42,20 @@ pub(crate) enum Command {
     Result(One),
     /// Print what an execution's workflow and functions wrote.
     Logs(One),
+    /// Send something to an execution that waits for it, or will: durable signal ID NAME JSON.
+    Signal(Signal),
+    /// Cancel an execution: its workflow sees it at its awaits and may clean up.
+    Cancel(Cancel),
+    /// Keep an execution from going on until durable resume.
+    Pause(Asked),
+    /// Let a failed or cancelled execution go on from its last state: what failed is run again, what succeeded is not.
+    Retry(Asked),
+    /// Start another execution from a kept state of one, with other outcomes if you like.
+    Fork(Fork),
+    /// Make a workflow the newest version of a name.
+    Deploy(Deploy),
+    /// List named workflows with their versions.
+    Workflows(Workflows),
     /// Compile a workflow and say what it cannot do, without running it.
     Check(Check),
     /// Measure this machine: calls per second, latencies, commits per call.
@@ -103,7 +117,7 @@ pub(crate) struct Run {
     /// An input as name=JSON; may be given several times. A text needs quotes: name='"text"'.
     #[arg(long = "input", value_name = "NAME=JSON")]
     pub(crate) inputs: Vec<String>,
-    /// A file that holds a JSON object of inputs; single --input options win over it.
+    /// A file that holds a JSON object of inputs, or - for stdin; single --input options win over it.
     #[arg(long = "inputs", value_name = "FILE")]
     pub(crate) inputs_file: Option<PathBuf>,
     /// The execution's id; when it exists, it is resumed instead of started again.
@@ -123,7 +137,7 @@ pub(crate) struct Resume {
     #[command(flatten)]
     pub(crate) functions: Functions,
     #[command(flatten)]
-    pub(crate) store: Store,
+    pub(crate) target: Target,
     /// Print one JSON object: id, status, output, error.
     #[arg(long)]
     pub(crate) json: bool,
@@ -139,9 +153,106 @@ pub(crate) struct Server {
     pub(crate) token: Option<String>,
 }
 
+/// Where an execution is asked for something: of a server, or in the database itself.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Target {
+    /// The server's address; without one, word is left in the database, and whoever runs the execution finds it there.
+    #[arg(long = "server", value_name = "URL", env = "DURABLE_API_URL")]
+    pub(crate) url: Option<String>,
+    /// The server's token, if it wants one.
+    #[arg(long, value_name = "TOKEN", env = "DURABLE_API_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: Store,
+}
+
+impl Target {
+    /// The server, if one is named.
+    pub(crate) fn server(&self) -> Option<Server> {
+        let url = self.url.clone().filter(|url| !url.is_empty())?;
+        Some(Server { url, token: self.token.clone() })
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Asked {
+    /// The execution.
+    pub(crate) id: ExecutionId,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Signal {
+    /// The execution.
+    pub(crate) id: ExecutionId,
+    /// The signal's name.
+    pub(crate) name: String,
+    /// What is sent: JSON. A text needs quotes: '"text"'.
+    #[arg(default_value = "null")]
+    pub(crate) payload: String,
+    /// A text of your own: the same text again is the same signal, so that sending may be repeated.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Cancel {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// End it now, whatever it does; nothing is cleaned up.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Fork {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    /// After which pause the new one begins [default: the last].
+    #[arg(long, value_name = "PAUSE")]
+    pub(crate) at: Option<i64>,
+    /// An outcome that the new one finds instead of that on record, as CALL=JSON; may be given several times.
+    #[arg(long, value_name = "CALL=JSON")]
+    pub(crate) set: Vec<String>,
+    /// The new execution's id.
+    #[arg(long = "as", value_name = "ID")]
+    pub(crate) new_id: Option<ExecutionId>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Deploy {
+    /// What executions and parents start it by.
+    pub(crate) name: String,
+    /// The workflow: a Python file.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Workflows {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Start {
-    /// The workflow: a Python file.
+    /// The workflow: a Python file, or the name of a deployed one.
     pub(crate) file: PathBuf,
     /// Follow the execution to its end and print its output; otherwise its id is printed.
     #[arg(long)]
@@ -149,7 +260,7 @@ pub(crate) struct Start {
     /// An input as name=JSON; may be given several times. A text needs quotes: name='"text"'.
     #[arg(long = "input", value_name = "NAME=JSON")]
     pub(crate) inputs: Vec<String>,
-    /// A file that holds a JSON object of inputs; single --input options win over it.
+    /// A file that holds a JSON object of inputs, or - for stdin; single --input options win over it.
     #[arg(long = "inputs", value_name = "FILE")]
     pub(crate) inputs_file: Option<PathBuf>,
     /// The execution's id; when it exists, it is not started again.
@@ -158,6 +269,13 @@ pub(crate) struct Start {
     /// A text of your own that names the execution: the same text never starts a second one.
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,
+    /// What to do if there is an execution of that id or key.
+    #[arg(long, value_name = "WISH", default_value = "use-existing",
+          value_parser = ["use-existing", "fail", "restart-if-failed"])]
+    pub(crate) on_conflict: String,
+    /// How long it may take before it is cancelled, such as 90s or 2h.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<String>,
     /// The queue of its function calls.
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub(crate) queue: String,
@@ -175,7 +293,7 @@ pub(crate) struct Start {
     version,
     after_help = "\
 Exit codes: 0 started, or completed · 1 the execution failed · 2 wrong arguments, file or inputs · \
-3 server or system failure · 130 interrupted"
+3 server or system failure · 4 no such address or workflow · 130 interrupted"
 )]
 pub(crate) struct StartArgs {
     #[command(flatten)]
@@ -192,7 +310,7 @@ pub(crate) struct Migrate {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct List {
-    /// Only executions of this status: scheduled, running, waiting, completed or failed.
+    /// Only executions of this status: scheduled, running, waiting, paused, completed, failed or cancelled.
     #[arg(long)]
     pub(crate) status: Option<durable_core::model::ExecutionStatus>,
     /// How many at most.

@@ -69,6 +69,15 @@ impl Client {
         }
     }
 
+    /// Asks for something that is done once.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        Ok(self.ask(Method::POST, path, Some(body)).await?.1)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        Ok(self.ask(Method::GET, path, None).await?.1)
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Value)> {
         let mut request =
             self.http.request(method, format!("{}{path}", self.url)).timeout(WAIT + Duration::from_secs(20));
@@ -104,7 +113,7 @@ impl Client {
         let message = format!(
             "cannot reach the server {}: {cause}\nhint: start one (docker compose up, or durable-orchestrator), or name \
              another with --server or DURABLE_API_URL; durable run needs none",
-            self.url
+            durable_queue::shown_url(&self.url)
         );
         Coded { code: SYSTEM, message }.into()
     }
@@ -117,10 +126,14 @@ fn is_passing(error: &anyhow::Error) -> bool {
 /// What an execution's start is asked with.
 pub(crate) fn start_request(
     name: &str,
-    source: &str,
+    source: Option<&str>,
     inputs: &serde_json::Map<String, Value>,
     id: &ExecutionId,
     queue: &str,
 ) -> Value {
-    json!({"workflow": {"name": name, "source": source}, "inputs": inputs, "id": id, "queue": queue})
+    let workflow = match source {
+        Some(source) => json!({"name": name, "source": source}),
+        None => json!({"name": name}),
+    };
+    json!({"workflow": workflow, "inputs": inputs, "id": id, "queue": queue})
 }

@@ -17,5 +17,12 @@ pub(crate) fn line(text: impl Display) {
 
 /// Tells people something. That nobody reads it is no reason to stop working.
 pub(crate) fn note(text: impl Display) {
-    let _ = writeln!(stderr(), "{text}");
+    let _ = writeln!(stderr(), "{}", printable(&text.to_string()));
+}
+
+/// A text that a terminal only shows: what would move its cursor or change its colours is told as what it is.
+pub(crate) fn printable(text: &str) -> String {
+    let shown =
+        |c: char| if c.is_control() && c != '\n' && c != '\t' { format!("{}", c.escape_default()) } else { c.into() };
+    text.chars().map(shown).collect()
 }

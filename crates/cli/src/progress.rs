@@ -16,7 +16,7 @@ use durable_core::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::sync::Notify;
 
-use crate::output::note;
+use crate::output::{note, printable};
 
 /// Calls that have a line of their own at a time; the others are counted.
 const LINES: usize = 12;
@@ -105,7 +105,7 @@ impl Progress {
         match &self.screen {
             Screen::Silent => {}
             Screen::Plain => note(text),
-            Screen::Live { bars, .. } => drop(bars.println(text)),
+            Screen::Live { bars, .. } => drop(bars.println(printable(text))),
         }
     }
 

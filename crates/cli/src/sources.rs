@@ -87,8 +87,12 @@ pub(crate) fn inputs(single: &[String], file: Option<&Path>) -> anyhow::Result<M
         None => Map::new(),
         Some(file) => {
             let shown = file.display();
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| wrong(format!("cannot read the inputs {shown}: {error}")))?;
+            let read = if file == Path::new("-") {
+                std::io::read_to_string(std::io::stdin())
+            } else {
+                std::fs::read_to_string(file)
+            };
+            let text = read.map_err(|error| wrong(format!("cannot read the inputs {shown}: {error}")))?;
             match serde_json::from_str(&text) {
                 Ok(Value::Object(object)) => object,
                 Ok(_) => return Err(wrong(format!("{shown} does not hold a JSON object of inputs by name"))),

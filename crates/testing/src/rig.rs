@@ -17,7 +17,7 @@ use durable_core::{
         start::{Start, find, start},
         timers,
     },
-    store::{DatabaseUrl, Db, calls, calls::Work},
+    store::{DatabaseUrl, Db, calls, calls::Work, executions},
     time::{ManualClock, Timestamp},
 };
 use durable_queue::{Lease, MemoryQueue};
@@ -168,6 +168,18 @@ impl Rig {
     /// # Panics
     /// When the store fails, or when nothing ends after a thousand rounds.
     pub async fn run(&self, id: &ExecutionId, answer: impl Fn(&str, &[Value]) -> Result<Value, Failure>) -> Execution {
+        self.run_with(id, |work| {
+            let args = work.args.parse().expect("arguments");
+            answer(&work.function, args.as_array().expect("a list"))
+        })
+        .await
+    }
+
+    /// The same with all that is known of a job.
+    ///
+    /// # Panics
+    /// When the store fails, or when nothing ends after a thousand rounds.
+    pub async fn run_with(&self, id: &ExecutionId, answer: impl Fn(&Work) -> Result<Value, Failure>) -> Execution {
         for _ in 0..1000 {
             let execution = self.execution(id).await;
             if execution.status.is_final() {
@@ -175,13 +187,12 @@ impl Rig {
             }
             let jobs = self.jobs().await;
             if jobs.is_empty() {
-                self.clock.advance(Duration::from_secs(1));
+                let next = self.next_due().await.map_or(Duration::from_secs(1), |at| at.since(self.engine.now()));
+                self.clock.advance(next);
                 self.tick().await;
             }
             for (lease, work) in jobs {
-                let args = work.args.parse().expect("arguments");
-                let args = args.as_array().expect("a list").clone();
-                let outcome = match answer(&work.function, &args) {
+                let outcome = match answer(&work) {
                     Ok(value) => Outcome::Completed(Json::from(&value)),
                     Err(failure) => Outcome::Failed(failure),
                 };
@@ -218,6 +229,28 @@ impl Rig {
     pub async fn calls(&self, id: &ExecutionId) -> Vec<Call> {
         let id = id.clone();
         self.engine.db.read(move |conn| calls::list(conn, &id)).await.expect("calls")
+    }
+
+    /// When the clock has to act next.
+    ///
+    /// # Panics
+    /// When the store fails.
+    pub async fn next_due(&self) -> Option<Timestamp> {
+        let whose = self.engine.whose.clone();
+        let next = self.engine.db.read(move |conn| {
+            Ok([calls::next_due(conn, &whose, &[])?, executions::next_due(conn, &whose)?].into_iter().flatten().min())
+        });
+        next.await.expect("what is due")
+    }
+
+    /// The positional arguments of a call.
+    ///
+    /// # Panics
+    /// When there is no such call.
+    pub async fn arguments(&self, id: &ExecutionId, call: CallId) -> Value {
+        let id = id.clone();
+        let found = self.engine.db.read(move |conn| calls::arguments(conn, &id, call)).await.expect("calls");
+        found.expect("a call").0.parse().expect("JSON")
     }
 
     /// The status of one call.

@@ -20,6 +20,8 @@ const SHOWN: usize = 500;
 /// as `POST {callback_url}/complete` with `{"result": …}`, or `POST {callback_url}/fail` with `{"type", "message"}`.
 pub struct HttpFunction {
     url: reqwest::Url,
+    /// The same without its password, for people.
+    shown: reqwest::Url,
     client: reqwest::Client,
     /// Where the orchestrator's API is, as the function sees it.
     callbacks: Option<String>,
@@ -34,11 +36,18 @@ impl HttpFunction {
         }
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
+            // Arguments are for the address that was named.
+            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("durable-monty/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| format!("no HTTP client: {error}"))?;
         let callbacks = callbacks.map(|url| url.trim_end_matches('/').to_owned());
-        Ok(Self { url: parsed, client, callbacks })
+        let mut shown = parsed.clone();
+        if shown.password().is_some() {
+            // A URL with a host takes one.
+            let _ = shown.set_password(Some("***"));
+        }
+        Ok(Self { url: parsed, shown, client, callbacks })
     }
 }
 
@@ -54,7 +63,9 @@ impl Function for HttpFunction {
             body["callback_url"] = json!(format!("{api}/callbacks/{token}"));
         }
         let sent = self.client.post(self.url.clone()).header("Idempotency-Key", &key).json(&body).send().await;
-        let unreached = |error: reqwest::Error| FunctionError::new("ConnectionError", chain(&error));
+        let unreached = |error: reqwest::Error| {
+            FunctionError::new("ConnectionError", format!("{}: {}", self.shown, chain(&error.without_url())))
+        };
         let response = sent.map_err(unreached)?;
         let status = response.status();
         let text = response.text().await.map_err(unreached)?;
@@ -62,16 +73,16 @@ impl Function for HttpFunction {
             let why = "answered 202, and this worker has no --callback-url for the result to come to";
             let deferred = callback.is_some().then_some(Returned::Later);
             return deferred
-                .ok_or_else(|| FunctionError::new("RuntimeError", format!("{} {why}", self.url)).not_retryable());
+                .ok_or_else(|| FunctionError::new("RuntimeError", format!("{} {why}", self.shown)).not_retryable());
         }
         if status.is_success() {
             let result = if text.trim().is_empty() { "null" } else { text.as_str() };
             let result: Box<RawValue> = serde_json::from_str(result).map_err(|error| {
-                FunctionError::new("TypeError", format!("{} answered no JSON: {error}", self.url)).not_retryable()
+                FunctionError::new("TypeError", format!("{} answered no JSON: {error}", self.shown)).not_retryable()
             })?;
             return Ok(Json(result.get().to_owned()).into());
         }
-        let error = FunctionError { failure: failure(&self.url, status, &text), retryable: true };
+        let error = FunctionError { failure: failure(&self.shown, status, &text), retryable: true };
         let again = matches!(status.as_u16(), 408 | 425 | 429) || !status.is_client_error();
         Err(if again { error } else { error.not_retryable() })
     }

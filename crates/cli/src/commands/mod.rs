@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod control;
 mod run;
 mod start;
 mod view;
@@ -22,6 +23,13 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Calls(args) => view::calls(args).await,
         Command::Result(args) => view::result(args).await,
         Command::Logs(args) => view::logs(args).await,
+        Command::Signal(args) => control::signal(args).await,
+        Command::Cancel(args) => control::cancel(args).await,
+        Command::Pause(args) => control::pause(args).await,
+        Command::Retry(args) => control::retry(args).await,
+        Command::Fork(args) => control::fork(args).await,
+        Command::Deploy(args) => control::deploy(args).await,
+        Command::Workflows(args) => control::workflows(args).await,
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(args).await,
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     args::{self, Functions},
-    commands::view::open_existing,
+    commands::{control, view::open_existing},
     embedded::{self, Embedded, Ended},
     failure::{EXECUTION_FAILED, INTERRUPTED, wrong},
     output::{line, note},
@@ -46,8 +46,15 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
 
 /// Goes on with an execution.
 pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
-    let db = open_existing(&args.store).await?;
+    if let Some(server) = args.target.server() {
+        return control::resume(&server, &args.id, args.json).await;
+    }
+    let db = open_existing(&args.target.store).await?;
     let id = args.id.clone();
+    if control::release(&db, &id).await? {
+        note(format_args!("execution {id} goes on where workers serve it"));
+        return Ok(ExitCode::SUCCESS);
+    }
     let found = db
         .read(move |conn| {
             let Some(execution) = executions::get(conn, &id)? else { return Ok(None) };
@@ -71,6 +78,12 @@ pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
     sources::check_functions(&program, &registry.offers())?;
     let embedded = session.embedded(registry)?;
     session.go_on(embedded, execution).await
+}
+
+/// Goes on with an execution that this machine ran, with the functions that it had.
+pub(crate) async fn go_on(id: ExecutionId, target: args::Target, json: bool) -> anyhow::Result<ExitCode> {
+    let none = Functions { files: Vec::new(), modules: Vec::new(), python: "python3".into(), concurrency: None };
+    resume(args::Resume { id, functions: none, target, json }).await
 }
 
 async fn open(url: durable_core::store::DatabaseUrl) -> anyhow::Result<Db> {
@@ -155,14 +168,14 @@ impl Session {
             return ExitCode::SUCCESS;
         }
         if let (Some(failure), false) = (&execution.error, self.json) {
-            print_failure(execution.id.as_str(), failure);
+            print_failure(execution.id.as_str(), execution.status.as_str(), failure);
         }
         ExitCode::from(EXECUTION_FAILED)
     }
 }
 
 /// Why an execution failed: traceback, hint, and a last line that names it.
-pub(crate) fn print_failure(id: &str, failure: &Failure) {
+pub(crate) fn print_failure(id: &str, status: &str, failure: &Failure) {
     match &failure.traceback {
         Some(traceback) => note(traceback.trim_end()),
         None => note(format_args!("{failure}")),
@@ -170,5 +183,6 @@ pub(crate) fn print_failure(id: &str, failure: &Failure) {
     if let Some(hint) = failure.message.split_once("\nhint: ").map(|(_, hint)| hint) {
         note(format_args!("hint: {hint}"));
     }
-    note(format_args!("error: execution {id} failed: {}", failure.kind));
+    let how = if status == "failed" { "failed" } else { "was cancelled" };
+    note(format_args!("error: execution {id} {how}: {}", failure.kind));
 }

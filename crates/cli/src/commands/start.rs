@@ -1,12 +1,12 @@
 //! `durable start`, and the program `durable-start`: hands a workflow to a server.
 
-use std::{collections::HashMap, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use durable_core::{
     id::{CallId, ExecutionId},
     model::{CallStatus, Failure},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::MissedTickBehavior;
 
 use crate::{
@@ -24,17 +24,19 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Starts a workflow on a server; with `--wait`, follows it to its end.
 pub(crate) async fn start(args: args::Start) -> anyhow::Result<ExitCode> {
-    let program = sources::program(&args.file)?;
     let inputs = sources::inputs(&args.inputs, args.inputs_file.as_deref())?;
-    program.check_inputs(&inputs)?;
+    let (name, source) = workflow(&args.file, &inputs)?;
     let client = Client::new(&args.server)?;
     let id = match (args.id, args.idempotency_key) {
         (Some(_), Some(_)) => return Err(wrong("give --id or --idempotency-key, not both")),
         (Some(id), None) => id,
+        (None, Some(key)) if key.is_empty() => return Err(wrong("--idempotency-key is empty")),
         (None, Some(key)) => ExecutionId::from_key(&key),
         (None, None) => ExecutionId::generate(),
     };
-    let request = start_request(&program.name, &program.source, &inputs, &id, &args.queue);
+    let mut request = start_request(&name, source.as_deref(), &inputs, &id, &args.queue);
+    request["on_conflict"] = json!(args.on_conflict.replace('-', "_"));
+    request["deadline"] = json!(args.deadline);
     let (execution, created) = client.start(&request).await?;
     if !args.wait {
         if args.json {
@@ -49,7 +51,7 @@ pub(crate) async fn start(args: args::Start) -> anyhow::Result<ExitCode> {
     }
     // To be found again by whoever loses sight of it.
     if !args.json {
-        note(format_args!("{} · execution {id}", program.name));
+        note(format_args!("{name} · execution {id}"));
     }
     let progress = Arc::new(Progress::new(args.json));
     let ended = tokio::select! {
@@ -62,6 +64,17 @@ pub(crate) async fn start(args: args::Start) -> anyhow::Result<ExitCode> {
     };
     progress.close();
     print(&ended?, args.json)
+}
+
+/// A file's name and text; or, where there is no such file, the name of a workflow that the server knows.
+fn workflow(file: &Path, inputs: &Map<String, Value>) -> anyhow::Result<(String, Option<String>)> {
+    let named = file.to_str().filter(|name| !name.contains('/') && !name.ends_with(".py") && !file.exists());
+    if let Some(name) = named {
+        return Ok((name.to_owned(), None));
+    }
+    let program = sources::program(file)?;
+    program.check_inputs(inputs)?;
+    Ok((program.name.clone(), Some(program.source)))
 }
 
 /// Shows the calls while the execution lives; answers it at its end.
@@ -164,7 +177,7 @@ fn print(execution: &Value, as_json: bool) -> anyhow::Result<ExitCode> {
         }
     } else {
         let failure: Failure = serde_json::from_value(execution["error"].clone())?;
-        print_failure(text(&execution["id"]), &failure);
+        print_failure(text(&execution["id"]), text(&execution["status"]), &failure);
     }
     Ok(if completed { ExitCode::SUCCESS } else { ExitCode::from(EXECUTION_FAILED) })
 }

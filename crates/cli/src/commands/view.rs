@@ -29,6 +29,12 @@ pub(crate) async fn open_existing(store: &args::Store) -> anyhow::Result<Db> {
     Ok(tokio::task::spawn_blocking(move || Db::open(&url)).await??)
 }
 
+/// Opens a database, or creates it.
+pub(crate) async fn open(store: &args::Store) -> anyhow::Result<Db> {
+    let url = store.url()?;
+    Ok(tokio::task::spawn_blocking(move || Db::open(&url)).await??)
+}
+
 /// Runs a query against the database of an execution that must exist.
 async fn query<T: Send + 'static>(
     args: &args::One,
@@ -82,7 +88,7 @@ pub(crate) async fn list(args: args::List) -> anyhow::Result<ExitCode> {
 }
 
 /// An instant to the second, in UTC.
-fn second(at: Timestamp) -> String {
+pub(crate) fn second(at: Timestamp) -> String {
     let text = at.to_string();
     format!("{}Z", text.split('.').next().unwrap_or_default())
 }
@@ -103,6 +109,18 @@ pub(crate) async fn show(args: args::One) -> anyhow::Result<ExitCode> {
         line(format_args!("finished   {} (after {})", second(end), seconds(end.since(execution.created_at))));
     }
     line(format_args!("pauses     {}", execution.suspension));
+    if let Some(parent) = &execution.parent {
+        line(format_args!("parent     {} (call {})", parent.execution_id, parent.call_id));
+    }
+    if let Some(deadline) = execution.deadline_at {
+        line(format_args!("deadline   {}", second(deadline)));
+    }
+    if let Some(asked) = execution.cancel_requested_at {
+        line(format_args!("cancelled  asked for at {}", second(asked)));
+    }
+    if let Some(progress) = &execution.progress {
+        line(format_args!("says       {progress}"));
+    }
     if let Some(output) = &execution.output {
         line(format_args!("output     {output}"));
     }
@@ -138,11 +156,27 @@ fn call_line(call: &Call) -> String {
         .map_or_else(String::new, |end| seconds(end.since(call.started_at.unwrap_or(call.created_at))));
     let again = if call.attempt > 1 { format!("  attempt {}", call.attempt) } else { String::new() };
     let due = match (call.status, call.kind, call.due_at) {
-        (CallStatus::Pending, CallKind::Timer, Some(at)) => format!("  until {}", second(at)),
+        (CallStatus::Pending, CallKind::Timer | CallKind::Signal | CallKind::Callback, Some(at)) => {
+            format!("  until {}", second(at))
+        }
         (CallStatus::Pending, CallKind::Function, Some(at)) if call.attempt > 1 => format!("  by {}", second(at)),
         _ => String::new(),
     };
-    format!("  {mark} #{:<5} {:9}  {:32} {place:9} {took:>8}{again}{due}", call.id, call.status, call.function)
+    let name = match call.kind {
+        CallKind::Signal => format!("signal {}", call.function),
+        CallKind::Child => format!("child {}", call.function),
+        CallKind::Function | CallKind::Timer | CallKind::Callback => call.function.clone(),
+    };
+    let says = call.progress.as_ref().filter(|_| !call.status.is_settled()).and_then(progress_text).unwrap_or_default();
+    format!("  {mark} #{:<5} {:9}  {name:32} {place:9} {took:>8}{again}{due}{says}", call.id, call.status)
+}
+
+/// How far a function says it has come: `  40 %: third file`.
+fn progress_text(progress: &Json) -> Option<String> {
+    let said = progress.parse().ok()?;
+    let percent = said["fraction"].as_f64().map(|fraction| format!("  {:.0} %", fraction * 100.0));
+    let message = said["message"].as_str().map(|message| format!(": {message}"));
+    Some(format!("{}{}", percent.unwrap_or_default(), message.unwrap_or_default()))
 }
 
 pub(crate) async fn calls(args: args::One) -> anyhow::Result<ExitCode> {
@@ -212,16 +246,18 @@ pub(crate) async fn result(args: args::One) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        (ExecutionStatus::Failed, _, Some(failure)) => {
+        (ExecutionStatus::Failed | ExecutionStatus::Cancelled, _, Some(failure)) => {
             if !args.json {
                 note(failure.traceback.as_deref().unwrap_or(&failure.to_string()).trim_end());
             }
             Ok(ExitCode::from(EXECUTION_FAILED))
         }
-        (status, ..) => Err(not_there(format!(
-            "execution {} has not ended: it is {status}\nhint: go on with durable resume {}",
-            args.id, args.id
-        ))),
+        (status, ..) => {
+            // One that workers serve goes on by itself.
+            let mine = execution.runner.is_some();
+            let hint = if mine { format!("\nhint: go on with durable resume {}", args.id) } else { String::new() };
+            Err(not_there(format!("execution {} has not ended: it is {status}{hint}", args.id)))
+        }
     }
 }
 

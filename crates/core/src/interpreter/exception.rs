@@ -21,6 +21,10 @@ pub(super) fn cancelled(why: &str) -> MontyException {
 
 /// Type and message under which a failure reaches the workflow.
 fn arrives_as(failure: &Failure) -> (ExcType, String) {
+    // Its name says nothing to a workflow.
+    if failure.kind == "durable.NonRetryable" {
+        return (ExcType::RuntimeError, failure.message.clone());
+    }
     match raisable(&failure.kind) {
         Some(kind) => (kind, failure.message.clone()),
         None => {

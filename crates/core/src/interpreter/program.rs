@@ -19,6 +19,9 @@ use crate::model::Json;
 /// The name under which the entry function's arguments reach the program.
 const INPUTS: &str = "__durable_inputs__";
 
+/// Longest file name.
+const MAX_NAME: usize = 255;
+
 /// A workflow that compiles.
 #[derive(Debug)]
 pub struct Program {
@@ -130,6 +133,14 @@ pub enum InputError {
         /// The inputs that there are.
         known: Vec<String>,
     },
+    /// A value in the tagged form that is none.
+    #[error("input {name:?}: {cause}")]
+    Malformed {
+        /// The input.
+        name: String,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// An input that cannot be a global name.
     #[error("input {name:?} is not a Python name")]
     NotAName {
@@ -149,6 +160,10 @@ impl Program {
     }
 
     fn compile_here(name: &str, source: &str) -> Result<Self, CompileError> {
+        if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+            let message = format!("a workflow's file name has 1 to {MAX_NAME} bytes, none of them a control character");
+            return Err(CompileError::bare("workflow", "ValueError", &message));
+        }
         let line_starts = line_starts(source);
         // First, because it also bounds the nesting that the reading below recurses into.
         MontyRun::new(source.to_owned(), name, Vec::new(), CompileOptions::default())
@@ -286,6 +301,10 @@ impl Program {
                     return Err(InputError::NotAName { name: name.clone() });
                 }
             }
+        }
+        for (name, given) in inputs {
+            value::from_json(given)
+                .map_err(|refusal| InputError::Malformed { name: name.clone(), cause: refusal.to_string() })?;
         }
         Ok(Json::from(&serde_json::Value::Object(inputs.clone())))
     }

@@ -100,16 +100,23 @@ pub(super) struct Claim {
     pub(super) worker: WorkerId,
     pub(super) now: Timestamp,
     pub(super) until: Timestamp,
+    /// Whoever is asked here only leaves word: a clock elsewhere claims.
+    leaves_word: bool,
 }
 
 impl Claim {
     pub(super) fn of(engine: &Engine) -> Self {
         let now = engine.now();
-        Self { worker: engine.worker.clone(), now, until: now.after(engine.settings.claim) }
+        let until = now.after(engine.settings.claim);
+        Self { worker: engine.worker.clone(), now, until, leaves_word: !engine.advances }
     }
 
     /// Inside somebody's transaction.
     pub(super) fn make(&self, conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Claimed>, StoreError> {
+        if self.leaves_word {
+            executions::wake(conn, id, self.now)?;
+            return Ok(None);
+        }
         let won = executions::claim(conn, id, &self.worker, self.now, self.until)?;
         Ok(won.map(Claimed::won_by))
     }

@@ -60,7 +60,7 @@ pub enum OrchestrationError {
     #[error("there is no execution {0}")]
     NotFound(ExecutionId),
     /// The id is taken by an execution of another workflow.
-    #[error("execution {0} exists already, of another workflow: choose another --id")]
+    #[error("execution {0} exists already, of another workflow: choose another id or key")]
     IdTaken(ExecutionId),
     /// The execution has ended, and cannot do what was wished.
     #[error("execution {id} is {status} and cannot {wish}")]
@@ -97,7 +97,7 @@ pub enum OrchestrationError {
         status: ExecutionStatus,
     },
     /// The id is taken by an execution of this workflow with other inputs.
-    #[error("execution {0} exists already, with other inputs: choose another --id, or go on with durable resume {0}")]
+    #[error("execution {0} exists already, with other inputs: choose another id or key, or give the same inputs")]
     OtherInputs(ExecutionId),
 }
 
@@ -171,6 +171,8 @@ pub struct Engine {
     pub settings: Settings,
     /// Whose due rows its ticks act on.
     pub whose: Whose,
+    /// Whether it advances executions itself, or only leaves word for those that do.
+    pub advances: bool,
     observer: Arc<dyn Observer>,
     programs: Mutex<HashMap<String, Arc<Program>>>,
     hot: Mutex<HashMap<ExecutionId, Hot>>,
@@ -201,6 +203,7 @@ impl Engine {
             offers,
             settings: Settings::default(),
             whose: Whose::Served,
+            advances: true,
             observer: Arc::new(()),
             programs: Mutex::default(),
             hot: Mutex::default(),

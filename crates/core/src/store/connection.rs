@@ -73,22 +73,46 @@ impl fmt::Display for DatabaseUrl {
     }
 }
 
+/// The passwords in a URL: before the host, or as a parameter.
+fn passwords(url: &str) -> Vec<&str> {
+    let login = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(login, _)| login);
+    let before = login.and_then(|login| login.split_once(':')).map(|(_, password)| password);
+    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters).split('&');
+    let named = parameters.filter_map(|parameter| parameter.strip_prefix("password="));
+    before.into_iter().chain(named).filter(|password| !password.is_empty()).collect()
+}
+
+/// A text, such as what a server says, without the passwords of a URL.
+fn hide(text: &str, url: &str) -> String {
+    passwords(url).into_iter().fold(text.to_owned(), |text, password| text.replace(password, "***"))
+}
+
 fn without_password(url: &str) -> String {
+    // Where it stands, so that one which is also the user's name hides only itself.
     let hidden = || {
         let (scheme, rest) = url.split_once("://")?;
         let (login, host) = rest.rsplit_once('@')?;
         let (user, _) = login.split_once(':')?;
         Some(format!("{scheme}://{user}:***@{host}"))
     };
-    hidden().unwrap_or_else(|| url.to_owned())
+    let url = hidden().unwrap_or_else(|| url.to_owned());
+    let named = url.split_once('?').map_or("", |(_, parameters)| parameters).split('&');
+    let named: Vec<&str> = named.filter(|parameter| parameter.starts_with("password=")).collect();
+    named.into_iter().fold(url.clone(), |url, parameter| url.replace(parameter, "password=***"))
 }
 
 impl DatabaseUrl {
+    fn raw(&self) -> &str {
+        match self {
+            Self::Sqlite(text) | Self::Postgres(text) => text,
+        }
+    }
+
     /// Opens a connection; the error tells the true cause.
     pub(super) fn connect(&self) -> Result<DbConnection, StoreError> {
         let unreachable = |error: diesel::ConnectionError| StoreError::Unreachable {
             url: self.to_string(),
-            cause: error.to_string().trim().to_owned(),
+            cause: hide(error.to_string().trim(), self.raw()),
         };
         match self {
             Self::Sqlite(path) => {
@@ -168,6 +192,9 @@ mod tests {
     fn a_password_is_never_shown() {
         let url: DatabaseUrl = "postgres://me:s3cr:et@host/db".parse().unwrap();
         assert_eq!(url.to_string(), "postgres://me:***@host/db");
+        let url: DatabaseUrl = "postgres://host/db?password=s3cret&user=x".parse().unwrap();
+        assert_eq!(url.to_string(), "postgres://host/db?password=***&user=x");
+        assert_eq!(hide("invalid token: \"p%zz\"", "postgres://me:p%zz@h/d"), "invalid token: \"***\"");
         assert!(!"mysql://me:secret@h/d".parse::<DatabaseUrl>().unwrap_err().to_string().contains("secret"));
     }
 }

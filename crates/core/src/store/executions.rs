@@ -394,6 +394,15 @@ pub fn adopt(
     Ok(updated == 1)
 }
 
+/// Lets the clock look now at an execution that nobody holds.
+pub fn wake(conn: &mut DbConnection, id: &ExecutionId, now: Timestamp) -> Result<(), StoreError> {
+    let free = executions::table
+        .filter(executions::id.eq(id.as_str()))
+        .filter(sql::<Bool>("executions.status IN ('scheduled', 'waiting')"));
+    diesel::update(free).set(executions::due_at.eq(Some(now.0))).execute(conn)?;
+    Ok(())
+}
+
 /// What a process runs by itself and has not ended.
 pub fn run_by(conn: &mut DbConnection, runner: &WorkerId) -> Result<Vec<ExecutionId>, StoreError> {
     let ids: Vec<String> = executions::table

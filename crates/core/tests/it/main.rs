@@ -1,6 +1,7 @@
 //! The heart's promises, each as a fact.
 
 mod claims;
+mod differential;
 mod durable;
 mod interpreter;
 mod life;

@@ -43,6 +43,10 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
+    pub(crate) fn unprocessable(message: impl ToString) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_value", message)
+    }
+
     pub(crate) fn unavailable(message: impl ToString) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
@@ -114,6 +118,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let message = format!(
+                "the request is larger than {} MiB: keep large data in files or an object store, and send its name",
+                super::MAX_BODY >> 20
+            );
+            return Self::new(rejection.status(), "too_large", message);
+        }
         Self::new(rejection.status(), "bad_request", rejection.body_text())
     }
 }

@@ -28,6 +28,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Api,
     answer::{ApiError, Body},
+    executions,
 };
 
 /// Whoever has won a claim advances; the client does not wait for it.
@@ -133,6 +134,10 @@ pub(crate) async fn signal(
     query: Result<Query<SignalQuery>, QueryRejection>,
     Body(payload): Body<Value>,
 ) -> Result<Json<Value>, ApiError> {
+    executions::check(&payload)?;
+    if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
+        return Err(ApiError::bad("a signal's name has 1 to 200 bytes, none of them a control character"));
+    }
     let signalling =
         Signalling { execution: id(&execution)?, name, payload: JsonText::from(&payload), key: query?.0.key };
     Ok(Json(json!({"status": match send_signal(&api.engine, signalling).await? {
@@ -181,8 +186,8 @@ pub(crate) async fn deploy(
     Body(request): Body<DeployRequest>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let DeployRequest { name, file, source } = request;
-    if name.is_empty() || name.len() > 200 {
-        return Err(ApiError::bad("a workflow's name has 1 to 200 characters"));
+    if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
+        return Err(ApiError::bad("a workflow's name has 1 to 200 bytes, none of them a control character"));
     }
     let compiled = tokio::task::spawn_blocking(move || Program::compile(&file, &source)).await;
     let program =

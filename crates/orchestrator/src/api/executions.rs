@@ -9,7 +9,7 @@ use axum::{
 };
 use durable_core::{
     id::ExecutionId,
-    interpreter::Program,
+    interpreter::{Program, value::from_json},
     model::{Attempt, Call, CallKind, CallStatus, Execution, Failure, Json as JsonText, Outcome, Worker},
     offers::Offers,
     orchestrator::{
@@ -258,7 +258,13 @@ pub(crate) async fn complete(
     Path(token): Path<String>,
     Body(completion): Body<Completion>,
 ) -> Result<Json<Value>, ApiError> {
+    check(&completion.result)?;
     settle_callback(&api, token, Outcome::Completed(JsonText::from(&completion.result)), Retry::No).await
+}
+
+/// Refuses a value that no workflow could be given, before anything is recorded.
+pub(super) fn check(value: &Value) -> Result<(), ApiError> {
+    from_json(value).map(drop).map_err(ApiError::unprocessable)
 }
 
 #[derive(Deserialize)]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use answer::ApiError;
 
 /// Largest request.
-const MAX_BODY: usize = 16 << 20;
+pub(crate) const MAX_BODY: usize = 32 << 20;
 
 /// What every request can reach.
 #[derive(Clone)]
@@ -74,7 +74,8 @@ pub(crate) async fn serve(
 async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
     let callback = request.uri().path().starts_with("/callbacks/");
     let brought = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-    let brought = brought.and_then(|value| value.strip_prefix("Bearer "));
+    let brought = brought.and_then(|value| value.split_once(' '));
+    let brought = brought.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
     match &api.token {
         Some(token) if !callback && !brought.is_some_and(|brought| same(brought, token)) => {
             ApiError::unauthorized().into_response()

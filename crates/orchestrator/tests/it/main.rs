@@ -95,8 +95,6 @@ fn what_is_wrong_is_answered_with_a_sentence() {
     let url = format!("{}/executions", cluster().api(0));
     let text = send(Client::new().post(&url).body("{").header("content-type", "application/json"));
     assert_eq!(text.0, StatusCode::BAD_REQUEST, "{}", text.1);
-    let large = send(Client::new().post(&url).json(&json!({"workflow": workflow(&"#".repeat(17 << 20))})));
-    assert_eq!(large.0, StatusCode::PAYLOAD_TOO_LARGE, "{}", large.1);
     assert_eq!(get("/executions/nobody").0, StatusCode::NOT_FOUND);
     assert_eq!(get("/executions/nobody/calls").0, StatusCode::NOT_FOUND);
     assert_eq!(get("/executions/a%20b").0, StatusCode::BAD_REQUEST);
@@ -172,4 +170,115 @@ fn a_token_is_asked_for() {
     assert_eq!(health.status(), StatusCode::OK);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn what_no_workflow_could_be_given_is_refused_before_anything_is_recorded() {
+    let tagged = json!({"workflow": workflow(ADD), "inputs": {"a": {"$py": "tuple"}}});
+    let (status, said) = post("/executions", &tagged);
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{said}");
+    assert!(said["error"]["message"].as_str().unwrap().contains("input \"a\""), "{said}");
+    let (status, said) = post("/executions", &json!({"workflow": {"name": "x\u{0}", "source": "1"}}));
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{said}");
+    let (status, said) = post("/callbacks/none/complete", &json!({"result": {"$py": "zzz"}}));
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{said}");
+    let (status, said) = post("/executions", &json!({"workflow": workflow(&"#".repeat(33 << 20))}));
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{said}");
+    assert!(said["error"]["message"].as_str().unwrap().contains("larger than 32 MiB"), "{said}");
+}
+
+fn until(id: &str, status: &str) -> Value {
+    durable_testing::eventually(Duration::from_secs(20), || {
+        let (_, shown) = get(&format!("/executions/{id}"));
+        if shown["status"] == status { Ok(shown) } else { Err(shown.to_string()) }
+    })
+    .unwrap()
+}
+
+fn start(source: &str, id: &str) {
+    let (status, said) = post("/executions", &json!({"workflow": workflow(source), "id": id}));
+    assert_eq!(status, StatusCode::CREATED, "{said}");
+}
+
+#[test]
+fn signals_wake_an_execution_and_a_repeated_one_is_sent_once() {
+    start(
+        "from durable import wait_signal\n\nasync def main():\n    return [await wait_signal('go'), await wait_signal('go')]\n",
+        "api-signal",
+    );
+    until("api-signal", "waiting");
+    let go = |key: &str, n: i64| post(&format!("/executions/api-signal/signals/go?key={key}"), &json!(n)).1;
+    assert_eq!(go("a", 1)["status"], "delivered");
+    assert_eq!(go("a", 1)["status"], "repeated");
+    assert!(["delivered", "kept"].contains(&go("b", 2)["status"].as_str().unwrap()), "it may not wait again yet");
+    assert_eq!(until("api-signal", "completed")["output"], json!([1, 2]));
+    let (_, sent) = get("/executions/api-signal/signals");
+    assert_eq!(sent.as_array().unwrap().len(), 2, "{sent}");
+    let (status, said) = post("/executions/api-signal/signals/go", &json!(3));
+    assert_eq!(status, StatusCode::CONFLICT, "{said}");
+    assert_eq!(post("/executions/nobody/signals/go", &json!(3)).0, StatusCode::NOT_FOUND);
+}
+
+#[test]
+fn a_cancelled_execution_stops_its_running_function_soon() {
+    start("from builtin import sleep\n\nasync def main():\n    await sleep(600.0)\n", "api-cancel");
+    durable_testing::eventually(Duration::from_secs(20), || {
+        let (_, calls) = get("/executions/api-cancel/calls");
+        if calls[0]["status"] == "running" { Ok(()) } else { Err(calls.to_string()) }
+    })
+    .unwrap();
+    let asked = Instant::now();
+    assert_eq!(post("/executions/api-cancel/cancel", &json!(null)).0, StatusCode::OK);
+    let ended = until("api-cancel", "cancelled");
+    assert_eq!(ended["error"]["type"], "durable.Cancelled");
+    durable_testing::eventually(Duration::from_secs(20), || {
+        match cluster().redis.cli(&["ZCARD", "rq:wip:default"]).as_str() {
+            "0" => Ok(()),
+            other => Err(format!("{other} jobs are still held")),
+        }
+    })
+    .unwrap();
+    assert!(
+        asked.elapsed() < Duration::from_secs(10),
+        "not at the next beat, but when its bell rang: {:?}",
+        asked.elapsed()
+    );
+    let (status, said) = post("/executions/api-cancel/cancel", &json!(null));
+    assert_eq!(status, StatusCode::CONFLICT, "{said}");
+    assert_eq!(post("/executions/api-cancel/retry", &json!(null)).1["calls"], 1);
+    until("api-cancel", "waiting");
+    assert_eq!(post("/executions/api-cancel/cancel?force=true", &json!(null)).1["status"], "cancelled");
+}
+
+#[test]
+fn an_execution_is_paused_and_resumed() {
+    let source = "import asyncio\nfrom builtin import add\n\nasync def main():\n    await asyncio.sleep(0.3)\n    return await add(1, 2)\n";
+    start(source, "api-pause");
+    until("api-pause", "waiting");
+    assert_eq!(post("/executions/api-pause/pause", &json!(null)).1["status"], "paused");
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(get("/executions/api-pause").1["status"], "paused");
+    assert_eq!(post("/executions/api-pause/resume", &json!(null)).0, StatusCode::OK);
+    assert_eq!(until("api-pause", "completed")["output"], 3);
+}
+
+#[test]
+fn named_workflows_are_deployed_by_version_and_started_by_name() {
+    let deploy = |source: &str| post("/workflows", &json!({"name": "adder", "file": "adder.py", "source": source}));
+    let (status, one) = deploy(ADD);
+    assert_eq!((status, &one["version"]), (StatusCode::CREATED, &json!(1)), "{one}");
+    assert_eq!(deploy(ADD).1["version"], 1, "the same text is the same version");
+    assert_eq!(deploy(&format!("{ADD}# two\n")).1["version"], 2);
+    let (status, said) = deploy("def main(:");
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{said}");
+    let request = json!({"workflow": {"name": "adder"}, "inputs": {"a": 1}, "id": "api-named"});
+    assert_eq!(post("/executions", &request).0, StatusCode::CREATED);
+    let ended = until("api-named", "completed");
+    assert_eq!((&ended["output"], &ended["workflow"]), (&json!(3), &json!("adder.py")));
+    let parent = "from durable import run_child\n\nasync def main():\n    return await run_child('adder', {'a': 5})\n";
+    start(parent, "api-parent");
+    assert_eq!(until("api-parent", "completed")["output"], 7);
+    let (status, said) = post("/executions", &json!({"workflow": {"name": "nothing"}}));
+    assert_eq!(status, StatusCode::NOT_FOUND, "{said}");
+    assert!(get("/workflows").1.as_array().unwrap().len() >= 2);
 }

@@ -18,6 +18,7 @@ import importlib.util
 import inspect
 import io
 import json
+import keyword
 import math
 import os
 import pathlib
@@ -331,7 +332,7 @@ def user_traceback(error):
 _call = contextvars.ContextVar("durable_call", default=None)
 
 
-class NonRetryable(Exception):
+class NonRetryable(RuntimeError):
     """Raise it, or a subclass, when another attempt could not help."""
 
 
@@ -438,10 +439,17 @@ class CallStream(io.TextIOBase):
 
 
 def load(files, modules):
-    functions = {}
+    functions, loaded = {}, {}
     for path in files:
         path = os.path.abspath(path)
         name = os.path.splitext(os.path.basename(path))[0]
+        if name in loaded:
+            raise ImportError(f"two files are called {name}.py: {loaded[name]} and {path}; rename one of them")
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise ImportError(f"{path}: {name} is no Python name, so no workflow could import it; rename the file")
+        if name == "durable" or name in getattr(sys, "stdlib_module_names", ()):
+            raise ImportError(f"{path} would stand in for Python's own module {name}; rename the file")
+        loaded[name] = path
         sys.path.insert(0, os.path.dirname(path))
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)

@@ -152,7 +152,7 @@ impl Bench {
         let inputs = Map::from_iter([("n".to_owned(), Value::from(n))]);
         let id = ExecutionId::generate();
         let begun = Instant::now();
-        self.client.start(&start_request("bench.py", source, &inputs, &id, "default")).await?;
+        self.client.start(&start_request("bench.py", Some(source), &inputs, &id, "default")).await?;
         loop {
             let execution = self.client.wait(id.as_str()).await?;
             match execution["status"].as_str() {

@@ -1,0 +1,270 @@
+//! What people ask of executions: `signal`, `cancel`, `pause`, `resume`, `retry`, `fork`; and `deploy`, `workflows`. Of a
+//! server, or by leaving word in the database: then a clock, in whatever process runs the execution, finds it within a
+//! second.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use durable_core::{
+    id::{CallId, ExecutionId},
+    interpreter::value,
+    model::{Deployed, Json},
+    offers::Offers,
+    orchestrator::{
+        Engine,
+        cancel::{Cancelled, cancel as cancel_execution},
+        hold, revive,
+        signal::{Sent, Signalling, signal as send_signal},
+        start,
+    },
+    store::{Db, workflows as deployed},
+    time::{Clock, SystemClock},
+};
+use durable_process::{Owner, look_up, this_process};
+use durable_queue::MemoryQueue;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    args::{self, Asked, Server, Target},
+    client::Client,
+    commands::{
+        run,
+        view::{open, open_existing, second},
+    },
+    failure::wrong,
+    output::{line, note},
+    sources,
+};
+
+/// An engine that leaves word and advances nothing: it has no queue that anybody serves.
+fn engine(db: Db) -> Engine {
+    let queue = Arc::new(MemoryQueue::new(Duration::from_secs(60), 1));
+    let mut engine = Engine::new(db, queue, this_process(), Offers::anything());
+    engine.advances = false;
+    engine
+}
+
+async fn engine_of(target: &Target) -> anyhow::Result<Engine> {
+    Ok(engine(open_existing(&target.store).await?))
+}
+
+/// Says what was done: as JSON on stdout, or to people.
+fn say(as_json: bool, answer: &Value, text: &str) -> ExitCode {
+    if as_json {
+        line(answer);
+    } else {
+        note(text);
+    }
+    ExitCode::SUCCESS
+}
+
+fn status(answer: &Value) -> &str {
+    answer["status"].as_str().unwrap_or_default()
+}
+
+/// `durable signal`.
+pub(crate) async fn signal(args: args::Signal) -> anyhow::Result<ExitCode> {
+    let payload: Value = serde_json::from_str(&args.payload).map_err(|error| {
+        let quoted = Value::from(args.payload.as_str());
+        wrong(format!("{} is not JSON ({error})\nhint: a text needs quotes: '{quoted}'", args.payload))
+    })?;
+    value::from_json(&payload).map_err(|refusal| wrong(refusal.to_string()))?;
+    let (id, name) = (&args.id, &args.name);
+    let answer = match args.target.server() {
+        Some(server) => {
+            let key = args.key.as_ref().map_or_else(String::new, |key| format!("?key={}", escaped(key)));
+            let path = format!("/executions/{id}/signals/{}{key}", escaped(name));
+            Client::new(&server)?.post(&path, &payload).await?
+        }
+        None => {
+            let engine = engine_of(&args.target).await?;
+            let payload = Json::from(&payload);
+            let signalling = Signalling { execution: id.clone(), name: name.clone(), payload, key: args.key };
+            json!({"status": match send_signal(&engine, signalling).await? {
+                Sent::Taken(_) => "delivered",
+                Sent::Kept => "kept",
+                Sent::Repeated => "repeated",
+            }})
+        }
+    };
+    let text = match status(&answer) {
+        "delivered" => format!("signal {name} is delivered to {id}"),
+        "kept" => format!("signal {name} is kept until {id} waits for it"),
+        _ => format!("signal {name} had been sent to {id} before, with this key"),
+    };
+    Ok(say(args.json, &answer, &text))
+}
+
+/// A text as part of a URL's path or query.
+fn escaped(text: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// `durable cancel`.
+pub(crate) async fn cancel(args: args::Cancel) -> anyhow::Result<ExitCode> {
+    let Asked { id, target, json: as_json } = args.asked;
+    let answer = match target.server() {
+        Some(server) => {
+            let force = if args.force { "?force=true" } else { "" };
+            Client::new(&server)?.post(&format!("/executions/{id}/cancel{force}"), &Value::Null).await?
+        }
+        None => match cancel_execution(&engine_of(&target).await?, &id, args.force).await? {
+            Cancelled::Told(_) | Cancelled::Asked => json!({"status": "cancelling"}),
+            Cancelled::Ended(_) => json!({"status": "cancelled"}),
+            Cancelled::TooLate(status) => return Err(wrong(format!("execution {id} is {status} already"))),
+        },
+    };
+    let text = match status(&answer) {
+        "cancelled" => format!("execution {id} is cancelled"),
+        _ => format!("execution {id} is asked to end; durable cancel --force ends it whatever it does"),
+    };
+    Ok(say(as_json, &answer, &text))
+}
+
+/// `durable pause`.
+pub(crate) async fn pause(args: Asked) -> anyhow::Result<ExitCode> {
+    let id = &args.id;
+    let answer = match args.target.server() {
+        Some(server) => Client::new(&server)?.post(&format!("/executions/{id}/pause"), &Value::Null).await?,
+        None => json!(hold::hold(&engine_of(&args.target).await?, id).await?),
+    };
+    let text = match status(&answer) {
+        "paused" => format!("execution {id} is paused; durable resume {id} lets it go on"),
+        _ => format!("execution {id} is paused as soon as it waits"),
+    };
+    Ok(say(args.json, &answer, &text))
+}
+
+/// `durable resume --server`.
+pub(crate) async fn resume(server: &Server, id: &ExecutionId, as_json: bool) -> anyhow::Result<ExitCode> {
+    let answer = Client::new(server)?.post(&format!("/executions/{id}/resume"), &Value::Null).await?;
+    Ok(say(as_json, &answer, &format!("execution {id} goes on")))
+}
+
+/// Lets a paused execution go on. True when somebody else runs it, so that there is nothing left to do here.
+pub(crate) async fn release(db: &Db, id: &ExecutionId) -> anyhow::Result<bool> {
+    let engine = engine(db.clone());
+    let execution = start::find(&engine, id).await?;
+    if !execution.held || execution.status.is_final() {
+        return Ok(false);
+    }
+    hold::release(&engine, id).await?;
+    Ok(match &execution.runner {
+        None => true,
+        Some(runner) => look_up(runner) != Owner::Dead,
+    })
+}
+
+/// `durable retry`: where this machine ran the execution, it goes on here.
+pub(crate) async fn retry(args: Asked) -> anyhow::Result<ExitCode> {
+    let id = args.id.clone();
+    if let Some(server) = args.target.server() {
+        let answer = Client::new(&server)?.post(&format!("/executions/{id}/retry"), &Value::Null).await?;
+        let text = format!("execution {id} goes on; {} calls are run again", answer["calls"]);
+        return Ok(say(args.json, &answer, &text));
+    }
+    let engine = engine_of(&args.target).await?;
+    let calls = revive::retry(&engine, &id).await?;
+    note(format_args!("{calls} calls of execution {id} are run again"));
+    go_on(&engine, id, args).await
+}
+
+/// `durable fork`: likewise.
+pub(crate) async fn fork(args: args::Fork) -> anyhow::Result<ExitCode> {
+    let (from, target) = (args.asked.id.clone(), &args.asked.target);
+    let mut set = Map::new();
+    for text in &args.set {
+        let (call, outcome) =
+            text.split_once('=').ok_or_else(|| wrong(format!("--set {text}: write it as CALL=JSON")))?;
+        call.parse::<u32>()
+            .map_err(|_| wrong(format!("--set {text}: {call:?} is no call's number (durable calls {from})")))?;
+        let outcome = serde_json::from_str(outcome)
+            .map_err(|error| wrong(format!("--set {call}: {outcome} is not JSON ({error})")))?;
+        value::from_json(&outcome).map_err(|refusal| wrong(format!("--set {call}: {refusal}")))?;
+        set.insert(call.to_owned(), outcome);
+    }
+    if let Some(server) = target.server() {
+        let request = json!({"id": args.new_id, "at": args.at, "set": set});
+        let answer = Client::new(&server)?.post(&format!("/executions/{from}/fork"), &request).await?;
+        if args.asked.json {
+            line(&answer);
+        } else {
+            line(answer["id"].as_str().unwrap_or_default());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let engine = engine_of(target).await?;
+    let execution = start::find(&engine, &from).await?;
+    let set = set.iter().map(|(call, value)| (CallId(call.parse().unwrap_or(0)), Json::from(value))).collect();
+    let forking = revive::Forking { from, id: args.new_id, at: args.at, set, runner: execution.runner };
+    let id = revive::fork(&engine, forking).await?;
+    go_on(&engine, id.clone(), Asked { id, ..args.asked }).await
+}
+
+/// Runs an execution that nobody serves, as `durable resume` does.
+async fn go_on(engine: &Engine, id: ExecutionId, args: Asked) -> anyhow::Result<ExitCode> {
+    let execution = start::find(engine, &id).await?;
+    match &execution.runner {
+        Some(runner) if look_up(runner) == Owner::Dead => run::go_on(id, args.target, args.json).await,
+        _ => {
+            line(&id);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn print_deployed(answer: &Value, as_json: bool) -> ExitCode {
+    let text = format!("{} is version {} of {}", answer["file"], answer["version"], answer["name"]).replace('"', "");
+    say(as_json, answer, &text)
+}
+
+/// `durable deploy`.
+pub(crate) async fn deploy(args: args::Deploy) -> anyhow::Result<ExitCode> {
+    let program = sources::program(&args.file)?;
+    if args.name.is_empty() || args.name.contains('/') || args.name.ends_with(".py") {
+        return Err(wrong(format!("{:?}: a workflow's name has no slash and does not end in .py", args.name)));
+    }
+    let answer = match args.target.server() {
+        Some(server) => {
+            let request = json!({"name": args.name, "file": program.name, "source": program.source});
+            Client::new(&server)?.post("/workflows", &request).await?
+        }
+        None => {
+            let (db, name, now) = (open(&args.target.store).await?, args.name.clone(), SystemClock.now());
+            json!(db.write(move |conn| deployed::deploy(conn, &name, &program, now)).await?)
+        }
+    };
+    Ok(print_deployed(&answer, args.json))
+}
+
+/// `durable workflows`.
+pub(crate) async fn workflows(args: args::Workflows) -> anyhow::Result<ExitCode> {
+    if let Some(server) = args.target.server() {
+        let answer = Client::new(&server)?.get("/workflows").await?;
+        for one in answer.as_array().into_iter().flatten().filter(|_| !args.json) {
+            line(format_args!("{:24}  {:>7}  {}", text(&one["name"]), one["version"], text(&one["file"])));
+        }
+        if args.json {
+            line(&answer);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let all: Vec<Deployed> = open_existing(&args.target.store).await?.read(deployed::list).await?;
+    if args.json {
+        line(json!(all));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if all.is_empty() {
+        note("no workflows are deployed: durable deploy NAME FILE");
+        return Ok(ExitCode::SUCCESS);
+    }
+    line(format_args!("{:24}  {:>7}  {:24}  {:20}", "NAME", "VERSION", "FILE", "DEPLOYED"));
+    for one in all {
+        line(format_args!("{:24}  {:>7}  {:24}  {:20}", one.name, one.version, one.file, second(one.created_at)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}

@@ -1,0 +1,6 @@
+from tasks import echo
+
+
+async def main():
+    n = await echo(3)
+    raise ValueError(f"own {n}")

@@ -1,0 +1,5 @@
+from durable import race
+
+
+async def main():
+    await race()

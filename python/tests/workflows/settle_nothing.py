@@ -1,0 +1,5 @@
+from durable import settle
+
+
+async def main():
+    return await settle()

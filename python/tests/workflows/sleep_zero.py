@@ -1,0 +1,7 @@
+import asyncio
+from tasks import echo
+
+
+async def main():
+    await asyncio.sleep(0)
+    return await echo("after")
