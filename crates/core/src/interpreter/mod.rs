@@ -172,6 +172,9 @@ pub enum AdvanceError {
     /// The state was refused.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The workflow does not do again what it did.
+    #[error("its state could not be rebuilt from its record: {0}. Nothing was changed")]
+    Diverged(String),
     /// The interpreter failed in itself.
     #[error("the interpreter crashed: {0}")]
     Crashed(String),

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     interpreter::{AdvanceError, End, NewCall, SnapshotError},
-    model::{Failure, Json},
+    model::{Failure, Json, Stream},
+    store::{control, logs},
 };
 
 /// Advances a claimed execution until it waits for something that is not in yet, or has ended.
@@ -61,6 +62,9 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
             let failure = Failure::new("durable.StateError", source.to_string());
             return end(engine, claimed, Err(failure), Vec::new(), Told::default()).await;
         }
+        Err(OrchestrationError::Advance { source: source @ AdvanceError::Diverged(_), .. }) => {
+            return shelve(engine, claimed, &source).await;
+        }
         Err(OrchestrationError::Compile { source, .. }) => {
             let failure = Failure::new(source.kind.clone(), source.to_string());
             return end(engine, claimed, Err(failure), Vec::new(), Told::default()).await;
@@ -84,6 +88,22 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
     }
 }
 
+/// Keeps an execution as it was that this program cannot go on with, and tells people why.
+async fn shelve(engine: &Engine, claimed: Claimed, why: &AdvanceError) -> Result<Turned, OrchestrationError> {
+    let (held, now) = (claimed.fence(), engine.now());
+    tracing::error!(execution.id = %claimed.id(), %why, "the execution is paused");
+    let text = format!("{why}: it is paused. durable resume lets it go on, with a program that can\n");
+    let log = log_lines(vec![(Stream::Stderr, text)], now);
+    let shelved = engine.db.write(move |conn| {
+        if !held.secure(conn)? || !control::shelve(conn, &held.fence, now)? {
+            return Ok(false);
+        }
+        logs::append(conn, &held.fence.id, &log)?;
+        Ok(true)
+    });
+    Ok(if shelved.await? { Turned::Waits { look: false } } else { Turned::Lost })
+}
+
 async fn end(
     engine: &Engine,
     claimed: Claimed,
@@ -102,6 +122,7 @@ async fn end(
 fn is_final(error: &AdvanceError) -> bool {
     match error {
         AdvanceError::Snapshot(SnapshotError::Corrupt) | AdvanceError::Crashed(_) => true,
-        AdvanceError::Snapshot(SnapshotError::Foreign { .. } | SnapshotError::Unreadable(_)) => false,
+        AdvanceError::Snapshot(SnapshotError::Foreign { .. } | SnapshotError::Unreadable(_))
+        | AdvanceError::Diverged(_) => false,
     }
 }

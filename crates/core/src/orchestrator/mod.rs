@@ -17,6 +17,7 @@ pub mod finish;
 pub mod foresee;
 pub mod hold;
 pub mod pause;
+mod rebuild;
 pub mod rescue;
 pub mod revive;
 pub mod settle;

@@ -728,3 +728,53 @@ pub fn last_delivery_before(
     };
     Ok(Epoch(last.flatten().unwrap_or(0)))
 }
+
+/// A call as it stands on record, for making a state again.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Its id.
+    pub id: CallId,
+    /// The pause at which it became pending.
+    pub resume_group: i64,
+    /// What is awaited.
+    pub kind: CallKind,
+    /// The function's name, or what stands for it.
+    pub function: String,
+    /// A JSON array.
+    pub args: Json,
+    /// A JSON object.
+    pub kwargs: Json,
+    /// The claim under which its outcome was delivered, when it came in, and what it is.
+    pub delivered: Option<(Epoch, Timestamp, Outcome)>,
+}
+
+/// All calls of an execution as they stand on record, in order.
+pub fn recorded(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Recorded>, StoreError> {
+    type Head = (i64, i64, String, String, String, String);
+    type Tail = (String, Option<String>, Option<String>, Option<i64>, Option<i64>);
+    let rows: Vec<(Head, Tail)> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .order(calls::call_id)
+        .select((
+            (calls::call_id, calls::resume_group, calls::kind, calls::function, calls::args, calls::kwargs),
+            (calls::status, calls::result, calls::error, calls::delivered_in, calls::completed_at),
+        ))
+        .load(conn)?;
+    rows.into_iter()
+        .map(|((id, resume_group, kind, function, args, kwargs), (status, result, error, epoch, at))| {
+            let delivered = match (epoch.filter(|epoch| *epoch != TO_NOBODY), at) {
+                (Some(epoch), Some(at)) => Some((Epoch(epoch), Timestamp(at), outcome(&status, result, error)?)),
+                _ => None,
+            };
+            Ok(Recorded {
+                id: rows::call_id(id)?,
+                resume_group,
+                kind: kind.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?,
+                function,
+                args: Json(args),
+                kwargs: Json(kwargs),
+                delivered,
+            })
+        })
+        .collect()
+}

@@ -132,6 +132,24 @@ pub fn release(conn: &mut DbConnection, id: &ExecutionId, now: Timestamp) -> Res
         == 1)
 }
 
+/// Keeps a claimed execution as it was, paused. False when the claim was lost.
+pub fn shelve(conn: &mut DbConnection, fence: &Fence, now: Timestamp) -> Result<bool, StoreError> {
+    let held = table::table
+        .find(fence.id.as_str())
+        .filter(table::epoch.eq(fence.epoch.0))
+        .filter(table::status.eq(ExecutionStatus::Running.as_str()));
+    let shelved = diesel::update(held)
+        .set((
+            table::status.eq(ExecutionStatus::Paused.as_str()),
+            table::held.eq(true),
+            table::claimed_by.eq(None::<String>),
+            table::due_at.eq(table::deadline_at),
+            table::updated_at.eq(now.0),
+        ))
+        .execute(conn)?;
+    Ok(shelved == 1)
+}
+
 /// Lets a claimed execution begin anew, with other inputs and nothing of its past. False when the claim was lost.
 pub fn again(conn: &mut DbConnection, fence: &Fence, inputs: &Json, now: Timestamp) -> Result<bool, StoreError> {
     let held = table::table

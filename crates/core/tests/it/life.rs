@@ -549,3 +549,199 @@ async fn ten_thousand_parked_executions_are_no_work_for_the_clock() {
     assert!(rig.tick().await >= 500, "{kind}: they fire");
     assert_eq!(rig.status(&of.execution, of.call).await, CallStatus::Completed, "{kind}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cancellation_that_races_the_last_outcome_leaves_one_consistent_end() {
+    let source = "from tasks import f\n\nasync def main():\n    return await f(1)\n";
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "a");
+        let other = rig.another("b");
+        let (mut completed, mut cancelled) = (0, 0);
+        for round in 0..20 {
+            let id = rig.start(source).await;
+            let work = rig.jobs().await.pop().unwrap().1;
+            let settles = async {
+                // Each may be the first.
+                if round % 2 == 0 {
+                    tokio::task::yield_now().await;
+                }
+                rig.complete(&work, json!(1)).await
+            };
+            tokio::join!(settles, ask_to_cancel(&other, &id, false));
+            rig.tick().await;
+            let ended = rig.execution(&id).await;
+            let call = rig.calls(&id).await.remove(0);
+            match ended.status {
+                ExecutionStatus::Completed => {
+                    completed += 1;
+                    assert_eq!(call.status, CallStatus::Completed, "{kind} {round}");
+                }
+                ExecutionStatus::Cancelled => {
+                    cancelled += 1;
+                    assert_eq!(call.status, CallStatus::Cancelled, "{kind} {round}");
+                }
+                other => panic!("{kind} {round}: {other}, its call {}", call.status),
+            }
+        }
+        assert_eq!(completed + cancelled, 20, "{kind}: {completed} completed, {cancelled} cancelled");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_retry_that_races_a_cancellation_leaves_one_consistent_end() {
+    let source = "from tasks import f\n\nasync def main():\n    return await f(1)\n";
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "a");
+        let other = rig.another("b");
+        for round in 0..20 {
+            let id = rig.start(source).await;
+            let work = rig.jobs().await.pop().unwrap().1;
+            rig.fail(&work, "ValueError", "no").await;
+            let (retried, asked) = tokio::join!(revive::retry(&rig.engine, &id), ask_to_cancel(&other, &id, false));
+            assert_eq!(retried.unwrap(), 1, "{kind} {round}");
+            let ended = rig.run(&id, first).await;
+            let expected = match asked {
+                Cancelled::TooLate(ExecutionStatus::Failed) => ExecutionStatus::Completed,
+                _ => ExecutionStatus::Cancelled,
+            };
+            assert_eq!(ended.status, expected, "{kind} {round}: {asked:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_signal_that_races_the_pause_that_waits_for_it_is_not_lost() {
+    use durable_core::orchestrator::signal::{Signalling, signal};
+    let source = "from durable import wait_signal\n\nasync def main():\n    return await wait_signal('go')\n";
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "a");
+        let other = rig.another("b");
+        for round in 0..20 {
+            let id = rig.insert(source).await;
+            let claimed = claim(&rig.engine, &id).await.unwrap().unwrap();
+            let sends = async {
+                let (name, payload) = ("go".into(), Json("1".into()));
+                let signalling = Signalling { execution: id.clone(), name, payload, key: None };
+                if let durable_core::orchestrator::signal::Sent::Taken(Some(claimed)) =
+                    signal(&other.engine, signalling).await.unwrap()
+                {
+                    drive(&other.engine, claimed).await.unwrap();
+                }
+            };
+            let (driven, ()) = tokio::join!(drive(&rig.engine, claimed), sends);
+            driven.unwrap();
+            assert_eq!(output(&rig, &id).await, json!(1), "{kind} {round}");
+        }
+    }
+}
+
+const LONG: &str = "
+import asyncio
+import random
+import time
+import durable
+from tasks import f
+
+async def side(n):
+    await asyncio.sleep(n)
+    return await f(['side', n])
+
+async def main():
+    handle = durable.spawn(side(2))
+    seen = [await f(['one', random.random(), time.time(), durable.uuid4()])]
+    seen.append(await asyncio.gather(f(['a']), f(['b']), side(1)))
+    try:
+        await durable.timeout(side(100), 3)
+    except durable.TaskTimeout:
+        seen.append(await f(['late']))
+    seen.append(await durable.wait_signal('go'))
+    return [seen, await handle]
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_cannot_be_read_is_rebuilt_from_the_record() {
+    use durable_core::{
+        orchestrator::signal::{Signalling, signal},
+        store::{calls, executions},
+    };
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let id = rig.start(LONG).await;
+        let (name, payload) = ("go".into(), Json("7".into()));
+        signal(&rig.engine, Signalling { execution: id.clone(), name, payload, key: None }).await.unwrap();
+        let mut rebuilt = 0;
+        let mut spoil = async || {
+            // As an upgrade of the interpreter would leave it, at every pause.
+            rebuilt += 1;
+            let sql =
+                format!("UPDATE executions SET snapshot_format = 'older/1' WHERE id = '{id}' AND snapshot IS NOT NULL");
+            let write = move |conn: &mut _| Ok(diesel::connection::SimpleConnection::batch_execute(conn, &sql)?);
+            rig.engine.db.write(write).await.unwrap();
+        };
+        for _ in 0..40 {
+            spoil().await;
+            let jobs = rig.jobs().await;
+            if jobs.is_empty() {
+                let next = rig.next_due().await.unwrap();
+                rig.clock.advance(next.since(rig.engine.now()));
+                rig.tick().await;
+            }
+            for (lease, work) in jobs {
+                let value = work.args.parse().unwrap()[0].clone();
+                rig.complete(&work, value).await;
+                rig.engine.queue.end(&lease, durable_queue::Way::Done).await.unwrap();
+                spoil().await;
+            }
+            if rig.execution(&id).await.status.is_final() {
+                break;
+            }
+        }
+        let output = output(&rig, &id).await;
+        assert_eq!(output[0][0][0], "one", "{kind}");
+        assert_eq!(output[0][1], json!([["a"], ["b"], ["side", 1]]), "{kind}");
+        assert_eq!((&output[0][2], &output[0][3], &output[1]), (&json!(["late"]), &json!(7), &json!(["side", 2])));
+        assert!(rebuilt >= 8, "{kind}: {rebuilt}");
+        let key = id.clone();
+        let recorded = rig.engine.db.read(move |conn| calls::recorded(conn, &key)).await.unwrap();
+        assert!(recorded.iter().filter(|call| call.delivered.is_some()).count() >= 7, "{kind}");
+        let key = id.clone();
+        assert!(rig.engine.db.read(move |conn| executions::get(conn, &key)).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_workflow_does_not_follow_stops_it_and_changes_nothing() {
+    let source = "from tasks import f\n\nasync def main():\n    return [await f(1), await f(2)]\n";
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let id = rig.start(source).await;
+        let work = rig.jobs().await.pop().unwrap().1;
+        rig.complete(&work, json!(1)).await;
+        let sql = |sql: String| {
+            let db = rig.engine.db.clone();
+            async move {
+                db.write(move |conn| Ok(diesel::connection::SimpleConnection::batch_execute(conn, &sql)?))
+                    .await
+                    .unwrap();
+            }
+        };
+        sql(format!("UPDATE executions SET snapshot_format = 'older/1' WHERE id = '{id}'")).await;
+        sql(format!("UPDATE calls SET args = '[9]' WHERE execution_id = '{id}' AND resume_group = 1")).await;
+        let before = rig.calls(&id).await.len();
+        let work = rig.jobs().await.pop().unwrap().1;
+        rig.complete(&work, json!(2)).await;
+        let stopped = rig.execution(&id).await;
+        assert_eq!((stopped.status, stopped.held), (ExecutionStatus::Paused, true), "{kind}");
+        assert_eq!(rig.calls(&id).await.len(), before, "{kind}");
+        let key = id.clone();
+        let log = rig.engine.db.read(move |conn| durable_core::store::logs::list(conn, &key)).await.unwrap();
+        assert!(
+            log[0].text.contains("call 1 is function tasks.f [9] {} on record, and function tasks.f [1] {} now"),
+            "{log:?}"
+        );
+        sql(format!("UPDATE calls SET args = '[1]' WHERE execution_id = '{id}' AND resume_group = 1")).await;
+        hold::release(&rig.engine, &id).await.unwrap();
+        rig.tick().await;
+        assert_eq!(output(&rig, &id).await, json!([1, 2]), "{kind}");
+    }
+}

@@ -16,7 +16,14 @@ use durable_core::{
     id::{ExecutionId, WorkerId},
     interpreter::Program,
     model::Json,
-    orchestrator::{Engine, Event, Observer, claim::claim, drive::drive, rescue::take_over, start},
+    orchestrator::{
+        Engine, Event, Observer, OrchestrationError,
+        claim::claim,
+        drive::drive,
+        rescue::take_over,
+        signal::{Sent, Signalling, signal},
+        start,
+    },
     store::{Db, executions::Whose},
 };
 use durable_queue::MemoryQueue;
@@ -43,6 +50,33 @@ async def main():
     return [alone, parts, group]
 ";
 
+/// A signal, children, a spawned coroutine, a timeout that gives its work up. Executions whose ids begin with `life` run it.
+const LIFE: &str = "
+import asyncio
+from durable import TaskTimeout, run_child, spawn, timeout, wait_signal
+from tasks import work
+
+CHILD = '''
+from tasks import work
+
+async def main(n):
+    return await work('child' + str(n))
+'''
+
+async def side():
+    return await work('side')
+
+async def main():
+    handle = spawn(side())
+    go = await wait_signal('go')
+    children = await asyncio.gather(*[run_child('c.py', {'n': n}, source=CHILD) for n in (1, 2)])
+    try:
+        await timeout(asyncio.sleep(30), 0.05)
+    except TaskTimeout:
+        late = await work('late')
+    return [go, children, await handle, late]
+";
+
 /// Answers its argument, after a line with its key has reached the disk.
 struct Work(String);
 
@@ -60,6 +94,7 @@ impl Function for Work {
 
 /// Kills the process at the chosen step.
 struct Death {
+    id: ExecutionId,
     at: Option<(String, usize)>,
     seen: AtomicUsize,
     finished: Notify,
@@ -85,7 +120,9 @@ impl Observer for Death {
         {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
-        if let Event::Finished { .. } = event {
+        if let Event::Finished { execution, .. } = event
+            && **execution == self.id
+        {
             self.finished.notify_one();
         }
     }
@@ -100,7 +137,7 @@ async fn main() -> anyhow::Result<()> {
         [step, count] => Some((step.clone(), count.parse()?)),
         _ => None,
     };
-    let death = Arc::new(Death { at, seen: AtomicUsize::new(0), finished: Notify::new() });
+    let death = Arc::new(Death { id: id.clone(), at, seen: AtomicUsize::new(0), finished: Notify::new() });
     let mut registry = Registry::new();
     registry.add("tasks.work", FunctionOptions::default(), Arc::new(Work(effects.clone())));
     let db = Db::open(&database.parse()?)?;
@@ -109,7 +146,8 @@ async fn main() -> anyhow::Result<()> {
     let mut engine = Engine::new(db, queue, me, registry.offers()).observed_by(death.clone());
     engine.whose = Whose::Run(engine.worker.clone());
     let engine = Arc::new(engine);
-    let program = Arc::new(Program::compile("workflow.py", WORKFLOW)?);
+    let life = id.as_str().starts_with("life");
+    let program = Arc::new(Program::compile("workflow.py", if life { LIFE } else { WORKFLOW })?);
     let request = start::Start { id: Some(id.clone()), ..start::Start::new(program, Map::new()) };
     let started = start::start(&engine, request).await?;
     if !started.created {
@@ -125,6 +163,19 @@ async fn main() -> anyhow::Result<()> {
     if let Some(claimed) = claim(&engine, &id).await? {
         drive(&engine, claimed).await?;
     }
+    if life {
+        go(&engine, &id).await?;
+    }
     tokio::time::timeout(Duration::from_secs(30), death.finished.notified()).await?;
     Ok(())
+}
+
+/// Sends the signal that `LIFE` waits for; a repeated one is the same.
+async fn go(engine: &Engine, id: &ExecutionId) -> anyhow::Result<()> {
+    let (name, payload, key) = ("go".into(), Json("7".into()), Some("once".into()));
+    match signal(engine, Signalling { execution: id.clone(), name, payload, key }).await {
+        Ok(Sent::Taken(Some(claimed))) => Ok(drive(engine, claimed).await?),
+        Ok(_) | Err(OrchestrationError::Ended { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -113,3 +113,59 @@ fn what_was_recorded_before_the_kill_is_not_run_again() {
         assert_eq!(ran.lines().filter(|line| **line == key).count(), 1, "{key} was recorded, and ran again");
     }
 }
+
+/// Signals, children, spawned coroutines and timeouts: killed after every occurrence of every step, as far as there are any.
+fn life_killed_everywhere(kind: &str, url: &DatabaseUrl, folder: &Path) {
+    let db = Db::open(url).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut kills = 0;
+    for (step, _) in GAPS {
+        for count in 1.. {
+            let id = format!("life-{step}-{count}");
+            let effects = folder.join(format!("{kind}-{id}"));
+            let died = gap(url, &effects, &id, Some((step, count)));
+            if died.signal() != Some(9) {
+                assert!(died.success(), "{kind} {id}: it ended with {died}");
+                break;
+            }
+            kills += 1;
+            let finished = gap(url, &effects, &id, None);
+            assert!(finished.success(), "{kind} {id}: the next process ended with {finished}");
+            runtime.block_on(check_life(kind, &db, &id, &effects));
+        }
+    }
+    assert!(kills >= 40, "{kind}: killed {kills} times");
+}
+
+async fn check_life(kind: &str, db: &Db, id: &str, effects: &Path) {
+    let key: ExecutionId = id.parse().unwrap();
+    let (execution, calls) =
+        db.read(move |conn| Ok((executions::get(conn, &key)?.unwrap(), calls::list(conn, &key)?))).await.unwrap();
+    let output = r#"[7,["child1","child2"],"side","late"]"#;
+    assert_eq!(execution.output, Some(Json(output.into())), "{kind} {id}: {:?}", execution.error);
+    let children: Vec<_> = calls.iter().filter(|call| call.kind == CallKind::Child).collect();
+    assert_eq!(children.len(), 2, "{kind} {id}");
+    for call in children {
+        let child: ExecutionId = format!("{id}-{}", call.id).parse().unwrap();
+        let child = db.read(move |conn| executions::get(conn, &child)).await.unwrap().unwrap();
+        assert_eq!(child.status, ExecutionStatus::Completed, "{kind} {id}");
+    }
+    let mut ran: HashMap<String, usize> = HashMap::new();
+    for line in std::fs::read_to_string(effects).unwrap().lines() {
+        *ran.entry(line.to_owned()).or_default() += 1;
+    }
+    assert_eq!(ran.len(), 4, "{kind} {id}: {ran:?}");
+    assert!(ran.values().all(|times| *times <= 2), "{kind} {id}: {ran:?}");
+}
+
+#[test]
+fn a_whole_life_survives_a_kill_at_any_gap_on_sqlite() {
+    let (url, folder) = sqlite();
+    life_killed_everywhere("sqlite", &url, folder.path());
+}
+
+#[test]
+fn a_whole_life_survives_a_kill_at_any_gap_on_postgres() {
+    let folder = tempfile::tempdir().unwrap();
+    life_killed_everywhere("postgres", &Postgres::shared().database(), folder.path());
+}
