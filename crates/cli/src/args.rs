@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Logs(One),
     /// Send something to an execution that waits for it, or will: durable signal ID NAME JSON.
     Signal(Signal),
+    /// Complete a callback by its token, or fail it: durable complete TOKEN JSON.
+    Complete(Complete),
     /// Cancel an execution: its workflow sees it at its awaits and may clean up.
     Cancel(Cancel),
     /// Keep an execution from going on until durable resume.
@@ -123,6 +125,12 @@ pub(crate) struct Run {
     /// The execution's id; when it exists, it is resumed instead of started again.
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<ExecutionId>,
+    /// How long it may take before it is cancelled, such as 90s or 2h.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<String>,
+    /// Keep the state of every pause, so that durable fork can begin at any.
+    #[arg(long, env = "DURABLE_KEEP_ALL", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) keep_all: bool,
     #[command(flatten)]
     pub(crate) store: Store,
     /// Print one JSON object: id, status, output, error.
@@ -158,10 +166,10 @@ pub(crate) struct Server {
 pub(crate) struct Target {
     /// The server's address; without one, word is left in the database, and whoever runs the execution finds it there.
     #[arg(long = "server", value_name = "URL", env = "DURABLE_API_URL")]
-    pub(crate) url: Option<String>,
+    pub(crate) api: Option<String>,
     /// The server's token, if it wants one.
-    #[arg(long, value_name = "TOKEN", env = "DURABLE_API_TOKEN", hide_env_values = true)]
-    pub(crate) token: Option<String>,
+    #[arg(long = "token", value_name = "TOKEN", env = "DURABLE_API_TOKEN", hide_env_values = true)]
+    pub(crate) api_token: Option<String>,
     #[command(flatten)]
     pub(crate) store: Store,
 }
@@ -169,8 +177,8 @@ pub(crate) struct Target {
 impl Target {
     /// The server, if one is named.
     pub(crate) fn server(&self) -> Option<Server> {
-        let url = self.url.clone().filter(|url| !url.is_empty())?;
-        Some(Server { url, token: self.token.clone() })
+        let url = self.api.clone().filter(|url| !url.is_empty())?;
+        Some(Server { url, token: self.api_token.clone() })
     }
 }
 
@@ -197,6 +205,23 @@ pub(crate) struct Signal {
     /// A text of your own: the same text again is the same signal, so that sending may be repeated.
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<String>,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Complete {
+    /// The callback's token.
+    pub(crate) token: String,
+    /// Its result: JSON. A text needs quotes: '"text"'.
+    #[arg(default_value = "null")]
+    pub(crate) result: String,
+    /// Fail it with this text instead; the workflow sees a RuntimeError.
+    #[arg(long, value_name = "TEXT", conflicts_with = "result")]
+    pub(crate) error: Option<String>,
     #[command(flatten)]
     pub(crate) target: Target,
     /// Print JSON.

@@ -6,7 +6,7 @@ use durable_core::{
     id::ExecutionId,
     model::{Execution, ExecutionStatus},
     offers::Offers,
-    orchestrator::{Engine, OrchestrationError, claim::claim, drive::drive, start::find},
+    orchestrator::{Engine, History, OrchestrationError, claim::claim, drive::drive, start::find},
     store::{Db, executions::Whose},
 };
 use durable_process::{asked_to_stop, this_process};
@@ -74,6 +74,14 @@ impl Embedded {
         let mut engine = Engine::new(db, queue, this_process(), offers).observed_by(progress.clone());
         engine.whose = Whose::Run(engine.worker.clone());
         Ok(Self { engine: Arc::new(engine), registry, concurrency, progress })
+    }
+
+    /// The same with another policy of which states are kept. Only before it runs.
+    pub(crate) fn keeping(mut self, history: History) -> Self {
+        if let Some(engine) = Arc::get_mut(&mut self.engine) {
+            engine.settings.history = history;
+        }
+        self
     }
 
     /// What shows the run.

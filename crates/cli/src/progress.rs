@@ -9,7 +9,7 @@ use std::{
 };
 
 use durable_core::{
-    id::CallId,
+    id::{CallId, ExecutionId},
     model::{Call, CallKind, Failure, LogLine, Outcome},
     orchestrator::{Event, Observer},
 };
@@ -41,7 +41,9 @@ enum Screen {
 #[derive(Default)]
 struct State {
     title: String,
-    calls: BTreeMap<CallId, Shown>,
+    /// The execution that is shown; those that it started have their calls named with their ids.
+    root: Option<ExecutionId>,
+    calls: BTreeMap<(String, CallId), Shown>,
     made: usize,
     done: usize,
 }
@@ -71,7 +73,8 @@ impl Progress {
     }
 
     /// Names the run.
-    pub(crate) fn title(&self, title: String) {
+    pub(crate) fn title(&self, title: String, root: &ExecutionId) {
+        self.state().root = Some(root.clone());
         match &self.screen {
             Screen::Plain => note(title.as_str()),
             Screen::Live { .. } | Screen::Silent => {}
@@ -88,13 +91,14 @@ impl Progress {
                 let mut state = self.state();
                 (state.made, state.done) = (state.made + 1, state.done + 1);
             } else {
-                self.add(call.id, label(&call.function, call.line, call.id), timer);
+                let label = label(&call.function, call.line, call.id);
+                self.add((call.execution_id.to_string(), call.id), label, timer);
             }
         }
         self.fill();
     }
 
-    fn add(&self, id: CallId, label: String, timer: bool) {
+    fn add(&self, id: (String, CallId), label: String, timer: bool) {
         let mut state = self.state();
         state.made += 1;
         state.calls.insert(id, Shown { label, timer, since: Instant::now(), began: timer, bar: None });
@@ -141,12 +145,15 @@ impl Progress {
     }
 
     /// A call was made.
-    pub(crate) fn call_made(&self, id: CallId, function: &str, line: Option<u32>, timer: bool) {
-        let label = label(function, line, id);
+    pub(crate) fn call_made(&self, of: &ExecutionId, id: CallId, function: &str, line: Option<u32>, timer: bool) {
+        let mut label = label(function, line, id);
+        if self.state().root.as_ref().is_some_and(|root| root != of) {
+            label.push_str(&format!(" of {of}"));
+        }
         if matches!(self.screen, Screen::Plain) && timer {
             note(format_args!("  waiting   {label}"));
         }
-        self.add(id, label, timer);
+        self.add((of.to_string(), id), label, timer);
         self.fill();
     }
 
@@ -179,8 +186,8 @@ impl Progress {
     }
 
     /// A worker runs a call's function.
-    pub(crate) fn call_began(&self, id: CallId) {
-        if let Some(shown) = self.state().calls.get_mut(&id) {
+    pub(crate) fn call_began(&self, of: &ExecutionId, id: CallId) {
+        if let Some(shown) = self.state().calls.get_mut(&(of.to_string(), id)) {
             (shown.began, shown.since) = (true, Instant::now());
             if let Some(bar) = &shown.bar {
                 bar.reset_elapsed();
@@ -194,11 +201,11 @@ impl Progress {
     }
 
     /// A call has ended, well or not; `took` where that is known better than by having watched.
-    pub(crate) fn call_ended(&self, id: CallId, failure: Option<&Failure>, took: Option<Duration>) {
+    pub(crate) fn call_ended(&self, of: &ExecutionId, id: CallId, failure: Option<&Failure>, took: Option<Duration>) {
         let shown = {
             let mut state = self.state();
             state.done += 1;
-            state.calls.remove(&id)
+            state.calls.remove(&(of.to_string(), id))
         };
         let Some(shown) = shown else { return };
         if let Some(bar) = &shown.bar {
@@ -254,25 +261,33 @@ pub(crate) fn seconds(duration: Duration) -> String {
 impl Observer for Progress {
     fn observe(&self, event: &Event<'_>) {
         match event {
-            Event::Paused { new_calls, log, .. } => {
+            Event::Paused { execution, new_calls, log, .. } => {
                 self.log(log);
                 for call in *new_calls {
-                    self.call_made(call.id, &call.function, call.line, call.kind == CallKind::Timer);
+                    let waits = matches!(call.kind, CallKind::Timer | CallKind::Signal | CallKind::Callback);
+                    self.call_made(execution, call.id, &call.function, call.line, waits);
                 }
             }
-            Event::Began(of) => self.call_began(of.call),
+            Event::Began(of) => self.call_began(&of.execution, of.call),
             Event::Settled { of, outcome, log } => {
                 self.log(log);
                 let failure = if let Outcome::Failed(failure) = outcome { Some(failure) } else { None };
-                self.call_ended(of.call, failure, None);
+                self.call_ended(&of.execution, of.call, failure, None);
             }
             Event::Retrying { of, failure, wait } => {
-                let label = self.state().calls.get(&of.call).map(|shown| shown.label.clone()).unwrap_or_default();
+                let label = self
+                    .state()
+                    .calls
+                    .get(&(of.execution.to_string(), of.call))
+                    .map(|shown| shown.label.clone())
+                    .unwrap_or_default();
                 self.say(&format!("  retrying  {label} in {}: {failure}", seconds(*wait)));
             }
-            Event::Finished { log, .. } => {
+            Event::Finished { execution, log, .. } => {
                 self.log(log);
-                self.ended.notify_one();
+                if self.state().root.as_ref().is_none_or(|root| root == *execution) {
+                    self.ended.notify_one();
+                }
             }
             Event::Started(_) | Event::Claimed(..) | Event::Advanced(_) | Event::Dispatched(_) | Event::Ran(_) => {}
         }

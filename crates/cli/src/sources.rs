@@ -8,8 +8,17 @@ use serde_json::{Map, Value};
 
 use crate::{args::Functions, failure::wrong};
 
-/// Reads and compiles a workflow.
+/// Reads and compiles a workflow; mistakes that can be seen are refused.
 pub(crate) fn program(file: &Path) -> anyhow::Result<Program> {
+    let program = compile(file)?;
+    match program.mistakes().into_iter().next() {
+        None => Ok(program),
+        Some(mistake) => Err(mistake.into()),
+    }
+}
+
+/// Reads and compiles a workflow.
+pub(crate) fn compile(file: &Path) -> anyhow::Result<Program> {
     let shown = file.display();
     let bytes = std::fs::read(file).map_err(|error| wrong(format!("cannot read the workflow {shown}: {error}")))?;
     let source = String::from_utf8(bytes)

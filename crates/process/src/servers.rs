@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use durable_core::{
-    orchestrator::Settings,
+    orchestrator::{History, Settings},
     store::{DatabaseUrl, Db, StoreError, meter},
     time::{SetClock, SystemClock, parse_duration},
 };
@@ -78,6 +78,22 @@ pub struct Timing {
     /// When a call that no worker has begun is pushed to its queue again.
     #[arg(long, value_name = "TIME", env = "DURABLE_PUSH_AGAIN", default_value = "60s", value_parser = duration)]
     pub push_again: Duration,
+    /// Which states of executions are kept: none of those that have ended, the last one (they can be retried), or that of
+    /// every pause (they can be forked anywhere).
+    #[arg(long, value_name = "WHICH", env = "DURABLE_HISTORY", default_value = "last", value_parser = history)]
+    pub history: History,
+    /// How long earlier states are kept.
+    #[arg(long, value_name = "TIME", env = "DURABLE_KEEP_HISTORY", default_value = "7d", value_parser = duration)]
+    pub keep_history: Duration,
+}
+
+fn history(text: &str) -> Result<History, String> {
+    match text {
+        "none" => Ok(History::None),
+        "last" => Ok(History::Last),
+        "all" => Ok(History::All),
+        _ => Err("none, last or all is wanted".into()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -93,6 +109,8 @@ impl Timing {
             lease: self.lease,
             claim: self.claim,
             push_again: self.push_again,
+            history: self.history,
+            keep_history: self.keep_history,
             start: defaults.start.min(self.claim),
             look: defaults.look.min(self.claim),
             ..defaults

@@ -7,16 +7,17 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use durable_core::{
     id::{CallId, ExecutionId},
     interpreter::value,
-    model::{Deployed, Json},
+    model::{Deployed, Failure, Json, Outcome},
     offers::Offers,
     orchestrator::{
         Engine,
         cancel::{Cancelled, cancel as cancel_execution},
         hold, revive,
+        settle::{Attempted, Retry, Settled, settle},
         signal::{Sent, Signalling, signal as send_signal},
         start,
     },
-    store::{Db, workflows as deployed},
+    store::{Db, callbacks, workflows as deployed},
     time::{Clock, SystemClock},
 };
 use durable_process::{Owner, look_up, this_process};
@@ -30,7 +31,7 @@ use crate::{
         run,
         view::{open, open_existing, second},
     },
-    failure::wrong,
+    failure::{not_there, wrong},
     output::{line, note},
     sources,
 };
@@ -63,11 +64,7 @@ fn status(answer: &Value) -> &str {
 
 /// `durable signal`.
 pub(crate) async fn signal(args: args::Signal) -> anyhow::Result<ExitCode> {
-    let payload: Value = serde_json::from_str(&args.payload).map_err(|error| {
-        let quoted = Value::from(args.payload.as_str());
-        wrong(format!("{} is not JSON ({error})\nhint: a text needs quotes: '{quoted}'", args.payload))
-    })?;
-    value::from_json(&payload).map_err(|refusal| wrong(refusal.to_string()))?;
+    let payload = json_value(&args.payload)?;
     let (id, name) = (&args.id, &args.name);
     let answer = match args.target.server() {
         Some(server) => {
@@ -98,6 +95,46 @@ pub(crate) async fn signal(args: args::Signal) -> anyhow::Result<ExitCode> {
 fn escaped(text: &str) -> String {
     let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// `durable complete`.
+pub(crate) async fn complete(args: args::Complete) -> anyhow::Result<ExitCode> {
+    let result = json_value(&args.result)?;
+    let answer = match args.target.server() {
+        Some(server) => {
+            let (way, body) = match &args.error {
+                None => ("complete", json!({"result": result})),
+                Some(error) => ("fail", json!({"message": error})),
+            };
+            Client::new(&server)?.post(&format!("/callbacks/{}/{way}", escaped(&args.token)), &body).await?
+        }
+        None => {
+            let (engine, token) = (engine_of(&args.target).await?, args.token.clone());
+            let of = engine.db.read(move |conn| callbacks::find(conn, &token)).await?;
+            let of = of.ok_or_else(|| not_there("there is no such callback"))?;
+            let outcome = match args.error {
+                None => Outcome::Completed(Json::from(&result)),
+                Some(error) => Outcome::Failed(Failure::new("RuntimeError", error)),
+            };
+            let attempted =
+                Attempted { of, outcome, retry: Retry::No, started_at: None, worker: None, log: Vec::new() };
+            match settle(&engine, attempted).await? {
+                Settled::Ignored => return Err(wrong("the callback has its outcome already; the first one stands")),
+                Settled::Recorded(_) | Settled::Retrying => json!({"status": "recorded"}),
+            }
+        }
+    };
+    Ok(say(args.json, &answer, "the callback is completed"))
+}
+
+/// A value that a workflow can be given.
+fn json_value(text: &str) -> anyhow::Result<Value> {
+    let payload: Value = serde_json::from_str(text).map_err(|error| {
+        let quoted = Value::from(text);
+        wrong(format!("{text} is not JSON ({error})\nhint: a text needs quotes: '{quoted}'"))
+    })?;
+    value::from_json(&payload).map_err(|refusal| wrong(refusal.to_string()))?;
+    Ok(payload)
 }
 
 /// `durable cancel`.

@@ -24,6 +24,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Result(args) => view::result(args).await,
         Command::Logs(args) => view::logs(args).await,
         Command::Signal(args) => control::signal(args).await,
+        Command::Complete(args) => control::complete(args).await,
         Command::Cancel(args) => control::cancel(args).await,
         Command::Pause(args) => control::pause(args).await,
         Command::Retry(args) => control::retry(args).await,

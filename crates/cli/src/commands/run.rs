@@ -6,8 +6,9 @@ use durable_core::{
     id::{ExecutionId, WorkerId},
     interpreter::Program,
     model::{Execution, ExecutionStatus, Failure, Json},
-    orchestrator::{OrchestrationError, rescue::take_over, start},
+    orchestrator::{History, OrchestrationError, rescue::take_over, start},
     store::{Db, calls, executions},
+    time::parse_duration,
 };
 use durable_process::{Owner, look_up};
 use durable_worker::Registry;
@@ -33,10 +34,19 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
     sources::check_functions(&program, &registry.offers())?;
     let db = open(args.store.url()?).await?;
     let id = args.id.unwrap_or_else(ExecutionId::generate);
-    let session = Session { functions: args.functions, json: args.json, db };
+    let deadline = match args.deadline.as_deref() {
+        None => None,
+        Some(text) => Some(
+            parse_duration(text)
+                .filter(|time| !time.is_zero())
+                .ok_or_else(|| wrong(format!("--deadline {text}: a time such as 90s or 2h is wanted")))?,
+        ),
+    };
+    let history = if args.keep_all { History::All } else { History::Last };
+    let session = Session { functions: args.functions, json: args.json, db, history };
     let embedded = session.embedded(registry)?;
     let launch = Some(Json::from(&serde_json::to_value(&launch)?));
-    let request = start::Start { id: Some(id), launch, ..start::Start::new(program, inputs) };
+    let request = start::Start { id: Some(id), launch, deadline, ..start::Start::new(program, inputs) };
     let started = start::start(&embedded.engine, request).await?;
     if !started.created {
         return session.go_on(embedded, started.execution).await;
@@ -64,7 +74,7 @@ pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
         })
         .await?;
     let (execution, source, launch) = found.ok_or_else(|| OrchestrationError::NotFound(args.id.clone()))?;
-    let session = Session { functions: args.functions, json: args.json, db };
+    let session = Session { functions: args.functions, json: args.json, db, history: History::Last };
     if execution.status.is_final() {
         return Ok(session.print(&execution));
     }
@@ -95,12 +105,14 @@ struct Session {
     functions: Functions,
     json: bool,
     db: Db,
+    history: History,
 }
 
 impl Session {
     fn embedded(&self, registry: Registry) -> anyhow::Result<Embedded> {
         let progress = Arc::new(Progress::new(self.json));
         Embedded::new(self.db.clone(), registry, self.functions.concurrency(), progress)
+            .map(|embedded| embedded.keeping(self.history))
     }
 
     /// Takes an execution over from the process that ran it, which must be dead.
@@ -138,7 +150,7 @@ impl Session {
     async fn finish(&self, embedded: Embedded, execution: Execution) -> anyhow::Result<ExitCode> {
         let id = execution.id.clone();
         let progress = embedded.progress();
-        progress.title(format!("{} · execution {id}", execution.workflow));
+        progress.title(format!("{} · execution {id}", execution.workflow), &id);
         let ended = embedded.run(&id).await;
         progress.close();
         match ended? {

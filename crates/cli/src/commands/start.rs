@@ -88,10 +88,10 @@ async fn follow(client: &Client, id: &ExecutionId, progress: &Progress) -> anyho
         tokio::select! {
             biased;
             ended = &mut end => {
-                seen.show(&client.calls(id).await?, progress);
+                seen.show(id, &client.calls(id).await?, progress);
                 return ended;
             }
-            _ = ticks.tick() => seen.show(&client.calls(id).await?, progress),
+            _ = ticks.tick() => seen.show(id, &client.calls(id).await?, progress),
         }
     }
 }
@@ -110,7 +110,7 @@ async fn until_ended(client: &Client, id: &ExecutionId) -> anyhow::Result<Value>
 struct Seen(HashMap<u32, (Option<CallStatus>, usize, Option<String>)>);
 
 impl Seen {
-    fn show(&mut self, calls: &[Value], progress: &Progress) {
+    fn show(&mut self, id: &ExecutionId, calls: &[Value], progress: &Progress) {
         for call in calls {
             let (Some(number), Ok(status)) = (call["id"].as_u64(), text(&call["status"]).parse::<CallStatus>()) else {
                 continue;
@@ -118,7 +118,8 @@ impl Seen {
             let number = u32::try_from(number).unwrap_or(0);
             let (before, failures, told) = self.0.entry(number).or_insert_with(|| {
                 let line = call["line"].as_u64().and_then(|line| u32::try_from(line).ok());
-                progress.call_made(CallId(number), text(&call["function"]), line, text(&call["kind"]) == "timer");
+                let waits = matches!(text(&call["kind"]), "timer" | "signal" | "callback");
+                progress.call_made(id, CallId(number), text(&call["function"]), line, waits);
                 (None, 0, None)
             });
             let failed = call["failed_attempts"].as_array().map_or(&[] as &[Value], Vec::as_slice);
@@ -138,12 +139,12 @@ impl Seen {
             }
             if *before != Some(status) {
                 match status {
-                    CallStatus::Running => progress.call_began(CallId(number)),
-                    CallStatus::Completed => progress.call_ended(CallId(number), None, took(call)),
+                    CallStatus::Running => progress.call_began(id, CallId(number)),
+                    CallStatus::Completed => progress.call_ended(id, CallId(number), None, took(call)),
                     CallStatus::Failed => {
                         let failure: Option<Failure> = serde_json::from_value(call["error"].clone()).ok();
                         let unknown = || Failure::new("RuntimeError", "unknown");
-                        progress.call_ended(CallId(number), Some(&failure.unwrap_or_else(unknown)), took(call));
+                        progress.call_ended(id, CallId(number), Some(&failure.unwrap_or_else(unknown)), took(call));
                     }
                     CallStatus::Pending | CallStatus::Cancelled => {}
                 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod control;
 mod differential;
 mod examples;
 mod readme;
@@ -45,7 +46,7 @@ impl Shell {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_durable"));
         command.args(args).current_dir(self.path());
-        for variable in ["DURABLE_DATABASE_URL", "DURABLE_LOG", "DURABLE_PYTHON"] {
+        for variable in ["DURABLE_DATABASE_URL", "DURABLE_API_URL", "DURABLE_LOG", "DURABLE_PYTHON"] {
             command.env_remove(variable);
         }
         command

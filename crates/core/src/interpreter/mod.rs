@@ -6,6 +6,7 @@
 mod advice;
 mod calendar;
 mod exception;
+mod lint;
 mod own;
 mod prelude;
 mod program;

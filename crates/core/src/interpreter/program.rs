@@ -13,7 +13,7 @@ use ruff_python_ast::{
 };
 use ruff_text_size::{Ranged, TextRange};
 
-use super::{advice, prelude, turn, value};
+use super::{advice, lint, prelude, turn, value};
 use crate::model::Json;
 
 /// The name under which the entry function's arguments reach the program.
@@ -205,6 +205,24 @@ impl Program {
         Ok(program)
     }
 
+    /// Mistakes that compile, in the order of their lines: to be told to whoever submits the workflow. What runs already is
+    /// not looked at again.
+    pub fn mistakes(&self) -> Vec<CompileError> {
+        turn::on_big_stack(|| {
+            let Ok(module) = ruff_python_parser::parse_module(&self.source) else { return Vec::new() };
+            let served = self.served.keys().cloned().collect();
+            let found = lint::mistakes(module.syntax(), &served).into_iter();
+            found
+                .map(|mistake| {
+                    let (name, range) = (&self.name, mistake.range);
+                    let mut error = CompileError::at(name, &self.source, mistake.kind, &mistake.message, range);
+                    error.advice = Some(mistake.advice);
+                    error
+                })
+                .collect()
+        })
+    }
+
     /// The compiled form, ready to start with its inputs and what they have to be given as.
     pub(super) fn run(
         &self,
@@ -328,7 +346,9 @@ impl CompileError {
         let before = source.get(start as usize..offset as usize).unwrap_or_default();
         let column = u32::try_from(before.chars().count()).unwrap_or(0) + 1;
         let mut found = Self::bare(file, kind, message);
-        found.place(source, line, column, column + 1);
+        let text = source.get(range.start().to_usize()..range.end().to_usize()).unwrap_or_default();
+        let width = text.lines().next().map_or(1, |line| line.chars().count().max(1));
+        found.place(source, line, column, column + u32::try_from(width).unwrap_or(1));
         found
     }
 

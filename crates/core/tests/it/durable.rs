@@ -355,3 +355,49 @@ async def main():
 ";
     assert_eq!(output(source).await, json!(true));
 }
+
+#[test]
+fn mistakes_that_compile_are_seen_before_anything_runs() {
+    let mistakes = |source: &str| -> Vec<String> {
+        let program = durable_core::interpreter::Program::compile("w.py", source).unwrap();
+        program.mistakes().iter().map(ToString::to_string).collect()
+    };
+    let one = |source: &str, parts: &[&str]| {
+        let found = mistakes(source);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(parts.iter().all(|part| found[0].contains(part)), "{}", found[0]);
+    };
+    one("raise ValueError(3)\n", &["w.py:1:7", "ValueError takes one text", "^^^^^^^^^^^^^", "hint: put everything"]);
+    one("def f(e):\n    raise RuntimeError('a', e)\n", &["w.py:2:11"]);
+    one(
+        "from tasks import f\nasync def main():\n    f(1)\n",
+        &["w.py:3:5", "tasks.f() is not awaited", "    f(1)\n        ^^^^"],
+    );
+    one("import tasks as t\nasync def main():\n    t.f(1)\n", &["tasks.f() is not awaited"]);
+    one("async def g(): pass\nasync def main():\n    g()\n", &["g() is not awaited", "durable.spawn"]);
+    one("import asyncio\nasync def main():\n    asyncio.sleep(1)\n", &["asyncio.sleep() is not awaited"]);
+    one("from durable import race\nasync def main():\n    race()\n", &["durable.race() is not awaited"]);
+    one(
+        "import asyncio\nasync def main():\n    t = asyncio.create_task(main())\n",
+        &["has no create_task", "durable.spawn"],
+    );
+    one("from asyncio import wait_for\n", &["has no wait_for", "durable.timeout"]);
+    one("import asyncio\nasync def main():\n    await asyncio.gather(return_exceptions=True)\n", &["durable.settle"]);
+    one("import subprocess\n", &["w.py:1:8", "a workflow has no module subprocess"]);
+    one("from urllib.request import urlopen\n", &["no module urllib"]);
+    let fine = "
+import asyncio
+import json
+import durable
+from tasks import f
+async def g(): pass
+async def main():
+    durable.log('x')
+    durable.spawn(g())
+    durable.start_child('c', detached=True)
+    h = f(1)
+    await h
+    raise ValueError(f'{h}')
+";
+    assert_eq!(mistakes(fine), [] as [String; 0]);
+}

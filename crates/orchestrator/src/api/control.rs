@@ -1,8 +1,6 @@
 //! What people ask of executions that run, or have failed: signals, cancellation, pauses, another try, a fork; and the
 //! named workflows that they start.
 
-use std::sync::Arc;
-
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
@@ -10,7 +8,6 @@ use axum::{
 };
 use durable_core::{
     id::{CallId, ExecutionId},
-    interpreter::Program,
     model::Json as JsonText,
     orchestrator::{
         cancel::{Cancelled, cancel as cancel_execution},
@@ -189,9 +186,7 @@ pub(crate) async fn deploy(
     if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
         return Err(ApiError::bad("a workflow's name has 1 to 200 bytes, none of them a control character"));
     }
-    let compiled = tokio::task::spawn_blocking(move || Program::compile(&file, &source)).await;
-    let program =
-        Arc::new(compiled.map_err(|error| ApiError::bad(format!("the workflow cannot be compiled: {error}")))??);
+    let program = executions::compile(file, source).await?;
     let now = api.engine.now();
     let deployed = api.engine.db.write(move |conn| workflows::deploy(conn, &name, &program, now)).await?;
     let status = if deployed.created_at == now { StatusCode::CREATED } else { StatusCode::OK };

@@ -71,6 +71,17 @@ struct Workflow {
     source: Option<String>,
 }
 
+/// Compiles what a client submits; mistakes that can be seen are refused.
+pub(super) async fn compile(name: String, source: String) -> Result<Arc<Program>, ApiError> {
+    let compile = move || {
+        let program = Program::compile(&name, &source)?;
+        program.mistakes().into_iter().next().map_or(Ok(program), Err)
+    };
+    let compiled = tokio::task::spawn_blocking(compile).await;
+    let program = compiled.map_err(|error| ApiError::bad(format!("the workflow cannot be compiled: {error}")))??;
+    Ok(Arc::new(program))
+}
+
 /// A workflow's file name and text.
 async fn find_workflow(api: &Api, Workflow { name, source }: Workflow) -> Result<(String, String), ApiError> {
     if let Some(source) = source {
@@ -112,9 +123,7 @@ pub(crate) async fn start(
         OnConflict::RestartIfFailed => start::Conflict::RestartIfFailed,
     };
     let (name, source) = find_workflow(&api, request.workflow).await?;
-    let compiled = tokio::task::spawn_blocking(move || Program::compile(&name, &source)).await;
-    let program =
-        Arc::new(compiled.map_err(|error| ApiError::bad(format!("the workflow cannot be compiled: {error}")))??);
+    let program = compile(name, source).await?;
     let request = start::Start { id, queue, deadline, conflict, ..start::Start::new(program, request.inputs) };
     let started = start::start(&api.engine, request).await?;
     if started.created {
