@@ -273,7 +273,11 @@ def backoff(time: Any) -> tuple[float, float]:
 def words(time: Any) -> str:
     """A time as the engine writes it in messages."""
     number = seconds(time)
-    return f"{int(number)}s" if number == int(number) else f"{number}s"
+    if number < 60:
+        return f"{int(number)}s" if number == int(number) else f"{number}s"
+    whole = int(number)
+    units = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s")]
+    return " ".join(f"{count}{unit}" for count, unit in units if count)
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):

@@ -44,7 +44,7 @@ class Workflows(unittest.TestCase):
                     return first, str(error)
         """
         run = Run(main_of(source)).signal("go", 1, after=30).signal("go", 2, after=500)
-        self.assertEqual(run.result(), (1, "no signal go within 60s"))
+        self.assertEqual(run.result(), (1, "no signal go within 1m"))
 
     def test_callbacks_are_completed_or_failed(self):
         source = """

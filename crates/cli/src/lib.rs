@@ -58,6 +58,7 @@ pub async fn run(registry: Registry, db: &str, workflow: &Path) -> anyhow::Resul
     let embedded = Embedded::new(db, registry, 8, progress.clone())?;
     let request = start::Start { id: Some(id.clone()), ..start::Start::new(Arc::new(program), Map::new()) };
     start::start(&embedded.engine, request).await?;
+    progress.title(format!("{} · execution {id}", workflow.display()), &id);
     let ended = embedded.run(&id).await;
     progress.close();
     match ended? {

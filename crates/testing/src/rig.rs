@@ -112,7 +112,16 @@ impl Rig {
     /// # Panics
     /// When the queue fails.
     pub async fn jobs(&self) -> Vec<(Lease, Work)> {
-        let leases = self.engine.queue.pop(&["default".into()], "rig", usize::MAX, Duration::ZERO).await;
+        self.jobs_of(&["default"]).await
+    }
+
+    /// The jobs that are in these queues, taken.
+    ///
+    /// # Panics
+    /// When a queue fails.
+    pub async fn jobs_of(&self, queues: &[&str]) -> Vec<(Lease, Work)> {
+        let queues: Vec<String> = queues.iter().map(|queue| (*queue).to_owned()).collect();
+        let leases = self.engine.queue.pop(&queues, "rig", usize::MAX, Duration::ZERO).await;
         let mut jobs = Vec::new();
         for lease in leases.expect("a pop") {
             if let Some(work) = load_work(&self.engine, &lease).await.expect("work") {
@@ -180,12 +189,25 @@ impl Rig {
     /// # Panics
     /// When the store fails, or when nothing ends after a thousand rounds.
     pub async fn run_with(&self, id: &ExecutionId, answer: impl Fn(&Work) -> Result<Value, Failure>) -> Execution {
+        self.run_queues(id, &["default"], answer).await
+    }
+
+    /// The same for these queues.
+    ///
+    /// # Panics
+    /// When the store fails, or when nothing ends after a thousand rounds.
+    pub async fn run_queues(
+        &self,
+        id: &ExecutionId,
+        queues: &[&str],
+        answer: impl Fn(&Work) -> Result<Value, Failure>,
+    ) -> Execution {
         for _ in 0..1000 {
             let execution = self.execution(id).await;
             if execution.status.is_final() {
                 return execution;
             }
-            let jobs = self.jobs().await;
+            let jobs = self.jobs_of(queues).await;
             if jobs.is_empty() {
                 let next = self.next_due().await.map_or(Duration::from_secs(1), |at| at.since(self.engine.now()));
                 self.clock.advance(next);

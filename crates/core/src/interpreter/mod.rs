@@ -17,6 +17,7 @@ mod waits;
 
 pub use program::{CompileError, Entry, InputError, Parameter, ParameterKind, Program};
 pub use snapshot::{Snapshot, SnapshotError, format as snapshot_format};
+pub(crate) use turn::in_words;
 pub use turn::{Origin, Turn, advance};
 
 use std::time::Duration;

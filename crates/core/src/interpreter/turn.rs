@@ -499,7 +499,7 @@ fn is_python_builtin(name: &str) -> bool {
 }
 
 /// A duration as people write it: `90s`, `1h 30m`, `2d`.
-pub(super) fn in_words(duration: Duration) -> String {
+pub(crate) fn in_words(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if duration < Duration::from_secs(60) {
         return format!("{}s", duration.as_secs_f64());

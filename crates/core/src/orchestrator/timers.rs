@@ -12,6 +12,7 @@ use super::{
     settle::{Attempted, Retry, Settled, settle},
 };
 use crate::{
+    interpreter::in_words,
     model::{Call, CallKind, Failure, Json, Outcome},
     retry::RetryPolicy,
     store::{
@@ -127,7 +128,7 @@ async fn fire(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
 
 /// A signal or callback was not there in its time.
 async fn nobody_came(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
-    let waited = call.due_at.map_or_else(String::new, |at| format!(" within {:?}", at.since(call.created_at)));
+    let waited = call.due_at.map_or_else(String::new, |at| format!(" within {}", in_words(at.since(call.created_at))));
     let what =
         if call.kind == CallKind::Signal { format!("no signal {}", call.function) } else { "no callback".into() };
     let outcome = Outcome::Failed(Failure::new("TimeoutError", format!("{what}{waited}")));

@@ -2,6 +2,7 @@
 
 mod claims;
 mod differential;
+mod docs;
 mod durable;
 mod interpreter;
 mod life;

@@ -1,0 +1,42 @@
+//! Every workflow in `docs/workflows.md` gives what it says.
+
+use durable_core::{
+    model::{ExecutionStatus, Failure, Json},
+    orchestrator::signal::{Signalling, signal},
+};
+use durable_testing::{Rig, sqlite};
+use serde_json::Value;
+
+const DOCS: &str = include_str!("../../../../docs/workflows.md");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workflows_in_the_docs_give_what_they_say() {
+    let blocks = DOCS.split("```python\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut seen = 0;
+    for source in blocks {
+        seen += 1;
+        let told = source.lines().find_map(|line| line.strip_prefix("# gives: ")).expect("what it gives");
+        let told: Value = serde_json::from_str(told).unwrap_or_else(|error| panic!("{error}: {told}"));
+        let (url, _folder) = sqlite();
+        let rig = Rig::new(&url, "w");
+        let id = rig.insert(source).await;
+        for line in source.lines().filter_map(|line| line.strip_prefix("# signal: ")) {
+            let (name, payload) = line.split_once(' ').unwrap();
+            let (name, payload) = (name.to_owned(), Json(payload.to_owned()));
+            signal(&rig.engine, Signalling { execution: id.clone(), name, payload, key: None }).await.unwrap();
+        }
+        rig.clock.advance(std::time::Duration::from_secs(60));
+        rig.tick().await;
+        let ended = rig.run_queues(&id, &["default", "payments"], |work| {
+            let args: Value = work.args.parse().unwrap();
+            match work.function.starts_with("tasks.fail") {
+                true => Err(Failure::new("ValueError", args[0].as_str().unwrap())),
+                false => Ok(args[0].clone()),
+            }
+        });
+        let ended = ended.await;
+        assert_eq!(ended.status, ExecutionStatus::Completed, "{:?}\n{source}", ended.error);
+        assert_eq!(ended.output.unwrap().parse().unwrap(), told, "{source}");
+    }
+    assert!(seen >= 13, "{seen} workflows");
+}
