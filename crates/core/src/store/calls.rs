@@ -5,18 +5,28 @@ use diesel::{
     dsl::sql, expression::SqlLiteral, sql_types::Bool,
 };
 
+pub(super) use super::attempts::{open_call, read_options};
+pub use super::{
+    attempts::{
+        AttemptOf, Budget, Work, beat, begin, budget, failed_attempts, insert_attempt, progress, release, retry, work,
+    },
+    record::{
+        Recorded, arguments, attempt_number, attempts, cancelled_among, cancelled_at, last_delivery_before, list,
+        list_with_status, recorded, workers_of,
+    },
+};
+
 use super::{
     DbConnection, StoreError,
     executions::{Fence, Whose},
     pushes,
-    rows::{self, AttemptRow, CallRow, failure_text},
-    schema::{attempts, calls, executions},
+    rows::{self, CallRow, failure_text},
+    schema::{calls, executions},
 };
 use crate::{
-    id::{CallId, Epoch, ExecutionId, WorkerId},
+    id::{CallId, ExecutionId, WorkerId},
     interpreter::NewCall,
-    model::{Attempt, Call, CallKind, CallStatus, Execution, Failure, Json, Outcome, Wake},
-    options::CallOptions,
+    model::{Call, CallKind, CallStatus, Json, Outcome, Wake},
     time::Timestamp,
 };
 
@@ -31,7 +41,7 @@ fn is_open() -> SqlLiteral<Bool> {
 
 /// The same for a call that is named by its key. In other words than the partial indexes, so that the planner
 /// cannot take one of those, which would lead through all open calls of the execution.
-fn is_open_one() -> SqlLiteral<Bool> {
+pub(super) fn is_open_one() -> SqlLiteral<Bool> {
     sql("calls.status NOT IN ('completed', 'failed', 'cancelled')")
 }
 
@@ -75,7 +85,7 @@ struct NewRow<'a> {
 }
 
 /// What `delivered_in` says of calls whose outcome nobody waits for.
-const TO_NOBODY: i64 = 0;
+pub(super) const TO_NOBODY: i64 = 0;
 
 /// Where and when new calls are inserted.
 #[derive(Debug, Clone, Copy)]
@@ -222,22 +232,6 @@ pub fn give_up(
     Ok(())
 }
 
-/// Open calls of these kinds.
-pub fn open_of_kind(
-    conn: &mut DbConnection,
-    execution: &ExecutionId,
-    kind: CallKind,
-) -> Result<Vec<(CallId, String)>, StoreError> {
-    let rows: Vec<(i64, String)> = calls::table
-        .filter(calls::execution_id.eq(execution.as_str()))
-        .filter(is_open())
-        .filter(calls::kind.eq(kind.as_str()))
-        .order(calls::call_id)
-        .select((calls::call_id, calls::queue))
-        .load(conn)?;
-    rows.into_iter().map(|(id, queue)| Ok((rows::call_id(id)?, queue))).collect()
-}
-
 /// The call that has waited longest for a signal of that name.
 pub fn waits_for_signal(
     conn: &mut DbConnection,
@@ -287,55 +281,6 @@ pub(super) fn outcome(status: &str, result: Option<String>, error: Option<String
     }
 }
 
-/// Names one attempt of one call: the fence of whatever its worker writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttemptOf {
-    /// Whose call it is.
-    pub execution: ExecutionId,
-    /// The call.
-    pub call: CallId,
-    /// The attempt's number, from 1.
-    pub number: i64,
-}
-
-#[diesel::dsl::auto_type(no_type_alias)]
-pub(super) fn open_call(of: &AttemptOf) -> _ {
-    let execution: &str = of.execution.as_str();
-    let call: i64 = of.call.0 as i64;
-    let open: SqlLiteral<Bool> = is_open_one();
-    calls::table.filter(calls::execution_id.eq(execution)).filter(calls::call_id.eq(call)).filter(open)
-}
-
-/// Marks that a worker runs the attempt. Lost or late, it makes nothing wrong.
-pub fn begin(
-    conn: &mut DbConnection,
-    of: &AttemptOf,
-    worker: &WorkerId,
-    now: Timestamp,
-    until: Timestamp,
-) -> Result<bool, StoreError> {
-    let pending =
-        open_call(of).filter(calls::attempt.eq(of.number)).filter(calls::status.eq(CallStatus::Pending.as_str()));
-    let updated = diesel::update(pending)
-        .set((
-            calls::status.eq(CallStatus::Running.as_str()),
-            calls::worker.eq(Some(&worker.0)),
-            calls::started_at.eq(Some(now.0)),
-            calls::due_at.eq(Some(until.0)),
-        ))
-        .execute(conn)?;
-    Ok(updated == 1)
-}
-
-/// Renews the lease of a running attempt; false when it is not this worker's any more.
-pub fn beat(conn: &mut DbConnection, of: &AttemptOf, worker: &WorkerId, until: Timestamp) -> Result<bool, StoreError> {
-    let mine = open_call(of)
-        .filter(calls::attempt.eq(of.number))
-        .filter(calls::status.eq(CallStatus::Running.as_str()))
-        .filter(calls::worker.eq(Some(&worker.0)));
-    Ok(diesel::update(mine).set(calls::due_at.eq(Some(until.0))).execute(conn)? == 1)
-}
-
 /// Records a call's outcome, once. A result is taken from any attempt, a failure from the present
 /// attempt only. None when the call was settled already or the attempt is over: nothing changed.
 pub fn settle(
@@ -362,106 +307,6 @@ pub fn settle(
         .select(calls::wake_group)
         .first::<Option<i64>>(conn)?;
     Ok(Some(Wake::from_column(group)))
-}
-
-/// Records a failed attempt.
-pub fn insert_attempt(
-    conn: &mut DbConnection,
-    of: &AttemptOf,
-    worker: Option<&WorkerId>,
-    failure: &Failure,
-    lost: bool,
-    (started, now): (Option<Timestamp>, Timestamp),
-) -> Result<(), StoreError> {
-    diesel::insert_into(attempts::table)
-        .values((
-            attempts::execution_id.eq(of.execution.as_str()),
-            attempts::call_id.eq(i64::from(of.call.0)),
-            attempts::number.eq(of.number),
-            attempts::worker.eq(worker.map(|worker| worker.0.as_str())),
-            attempts::error.eq(failure_text(failure)),
-            attempts::lost.eq(lost),
-            attempts::started_at.eq(started.map(|at| at.0)),
-            attempts::finished_at.eq(now.0),
-        ))
-        .execute(conn)?;
-    Ok(())
-}
-
-/// How many attempts of a call have failed: those that count, and those whose worker was lost.
-pub fn failed_attempts(conn: &mut DbConnection, of: &AttemptOf) -> Result<(i64, i64), StoreError> {
-    let flags: Vec<bool> = attempts::table
-        .filter(attempts::execution_id.eq(of.execution.as_str()))
-        .filter(attempts::call_id.eq(i64::from(of.call.0)))
-        .select(attempts::lost)
-        .load(conn)?;
-    let lost = flags.iter().filter(|lost| **lost).count();
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    Ok((count(flags.len() - lost), count(lost)))
-}
-
-/// What a call may still be attempted for.
-#[derive(Debug, Clone)]
-pub struct Budget {
-    /// What was asked for it alone.
-    pub options: CallOptions,
-    /// When it fails.
-    pub deadline: Option<Timestamp>,
-    /// Failed attempts that do not count.
-    pub forgiven: i64,
-}
-
-/// What a call may still be attempted for.
-pub fn budget(conn: &mut DbConnection, of: &AttemptOf) -> Result<Budget, StoreError> {
-    let (function, options, deadline, forgiven): (String, Option<String>, Option<i64>, i64) = calls::table
-        .find((of.execution.as_str(), i64::from(of.call.0)))
-        .select((calls::function, calls::options, calls::deadline_at, calls::forgiven))
-        .first(conn)?;
-    Ok(Budget { options: read_options(&function, options)?, deadline: deadline.map(Timestamp), forgiven })
-}
-
-pub(super) fn read_options(function: &str, column: Option<String>) -> Result<CallOptions, StoreError> {
-    let Some(text) = column else { return Ok(CallOptions::default()) };
-    let strange = |error: &dyn std::fmt::Display| StoreError::Inconsistent(format!("options: {error}"));
-    let options = serde_json::from_str(&text).map_err(|error| strange(&error))?;
-    CallOptions::read(function, &options).map_err(|error| strange(&error))
-}
-
-/// What a running attempt's function says of itself. Lost or late, it makes nothing wrong.
-pub fn progress(conn: &mut DbConnection, of: &AttemptOf, progress: &Json) -> Result<(), StoreError> {
-    let present = open_call(of).filter(calls::attempt.eq(of.number));
-    diesel::update(present).set(calls::progress.eq(Some(&progress.0))).execute(conn)?;
-    Ok(())
-}
-
-/// Makes a call pending again for its next attempt. False when the attempt was over already.
-pub fn retry(conn: &mut DbConnection, of: &AttemptOf, due_at: Timestamp) -> Result<bool, StoreError> {
-    let present = open_call(of).filter(calls::attempt.eq(of.number));
-    let updated = diesel::update(present)
-        .set((
-            calls::status.eq(CallStatus::Pending.as_str()),
-            calls::attempt.eq(of.number + 1),
-            calls::worker.eq(None::<String>),
-            calls::queued.eq(false),
-            calls::due_at.eq(Some(due_at.0)),
-        ))
-        .execute(conn)?;
-    Ok(updated == 1)
-}
-
-/// Gives an attempt back unmade: it is pending again under the same number.
-pub fn release(conn: &mut DbConnection, of: &AttemptOf, now: Timestamp) -> Result<bool, StoreError> {
-    let running =
-        open_call(of).filter(calls::attempt.eq(of.number)).filter(calls::status.eq(CallStatus::Running.as_str()));
-    let updated = diesel::update(running)
-        .set((
-            calls::status.eq(CallStatus::Pending.as_str()),
-            calls::worker.eq(None::<String>),
-            calls::queued.eq(false),
-            calls::due_at.eq(Some(now.0)),
-        ))
-        .execute(conn)?;
-    Ok(updated == 1)
 }
 
 /// Whether a call of this group is still unsettled.
@@ -500,47 +345,6 @@ pub fn is_woken(conn: &mut DbConnection, execution: &ExecutionId) -> Result<bool
         }
     }
     Ok(false)
-}
-
-/// A function call as a worker gets it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Work {
-    /// Which attempt this would be.
-    pub attempt: AttemptOf,
-    /// The function's name as the workflow wrote it.
-    pub function: String,
-    /// Where it is queued.
-    pub queue: String,
-    /// A JSON array.
-    pub args: Json,
-    /// A JSON object.
-    pub kwargs: Json,
-    /// What was asked for this call alone.
-    pub options: CallOptions,
-    /// When the call fails, whatever attempts are left.
-    pub deadline: Option<Timestamp>,
-}
-
-/// What a call's attempt needs; none when the call is settled or the attempt is over.
-pub fn work(conn: &mut DbConnection, of: &AttemptOf) -> Result<Option<Work>, StoreError> {
-    type Row = (String, String, String, String, Option<String>, Option<i64>);
-    let row: Option<Row> = open_call(of)
-        .filter(calls::attempt.eq(of.number))
-        .select((calls::function, calls::queue, calls::args, calls::kwargs, calls::options, calls::deadline_at))
-        .first(conn)
-        .optional()?;
-    row.map(|(function, queue, args, kwargs, options, deadline)| {
-        Ok(Work {
-            attempt: of.clone(),
-            options: read_options(&function, options)?,
-            function,
-            queue,
-            args: Json(args),
-            kwargs: Json(kwargs),
-            deadline: deadline.map(Timestamp),
-        })
-    })
-    .transpose()
 }
 
 /// Calls that the clock has to settle or to give up, those due longest first.
@@ -608,173 +412,4 @@ pub fn next_due(conn: &mut DbConnection, whose: &Whose, full: &[String]) -> Resu
 pub fn expire_leases_of(conn: &mut DbConnection, owner: &WorkerId, now: Timestamp) -> Result<usize, StoreError> {
     let running = calls::table.filter(calls::worker.eq(Some(&owner.0))).filter(sql::<Bool>("calls.status = 'running'"));
     Ok(diesel::update(running).set(calls::due_at.eq(Some(now.0))).execute(conn)?)
-}
-
-/// The processes that hold running calls of an execution.
-pub fn workers_of(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<WorkerId>, StoreError> {
-    let workers: Vec<Option<String>> = calls::table
-        .filter(calls::execution_id.eq(execution.as_str()))
-        .filter(calls::status.eq(CallStatus::Running.as_str()))
-        .select(calls::worker)
-        .distinct()
-        .load(conn)?;
-    Ok(workers.into_iter().flatten().map(WorkerId).collect())
-}
-
-/// All calls of an execution, in order.
-pub fn list(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Call>, StoreError> {
-    let rows: Vec<CallRow> = calls::table
-        .filter(calls::execution_id.eq(execution.as_str()))
-        .order(calls::call_id)
-        .select(CallRow::as_select())
-        .load(conn)?;
-    rows.into_iter().map(Call::try_from).collect()
-}
-
-/// The calls of an execution that have this status, in order.
-pub fn list_with_status(
-    conn: &mut DbConnection,
-    execution: &ExecutionId,
-    status: CallStatus,
-) -> Result<Vec<Call>, StoreError> {
-    let rows: Vec<CallRow> = calls::table
-        .filter(calls::execution_id.eq(execution.as_str()))
-        .filter(calls::status.eq(status.as_str()))
-        .order(calls::call_id)
-        .select(CallRow::as_select())
-        .load(conn)?;
-    rows.into_iter().map(Call::try_from).collect()
-}
-
-/// The arguments of a call: a JSON array and a JSON object.
-pub fn arguments(
-    conn: &mut DbConnection,
-    execution: &ExecutionId,
-    call: CallId,
-) -> Result<Option<(Json, Json)>, StoreError> {
-    let row: Option<(String, String)> = calls::table
-        .find((execution.as_str(), i64::from(call.0)))
-        .select((calls::args, calls::kwargs))
-        .first(conn)
-        .optional()?;
-    Ok(row.map(|(args, kwargs)| (Json(args), Json(kwargs))))
-}
-
-/// The failed attempts of an execution's calls, in order.
-pub fn attempts(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Attempt>, StoreError> {
-    let rows: Vec<AttemptRow> = attempts::table
-        .filter(attempts::execution_id.eq(execution.as_str()))
-        .order((attempts::call_id, attempts::number))
-        .select(AttemptRow::as_select())
-        .load(conn)?;
-    rows.into_iter().map(Attempt::try_from).collect()
-}
-
-/// The number of a call's present or last attempt; none when there is no such call.
-pub fn attempt_number(
-    conn: &mut DbConnection,
-    execution: &ExecutionId,
-    call: CallId,
-) -> Result<Option<i64>, StoreError> {
-    let row = calls::table.find((execution.as_str(), i64::from(call.0)));
-    Ok(row.select(calls::attempt).first(conn).optional()?)
-}
-
-/// Function calls that were cancelled at that instant, with their queues: workers may have them.
-pub fn cancelled_at(
-    conn: &mut DbConnection,
-    execution: &ExecutionId,
-    at: Timestamp,
-) -> Result<Vec<(CallId, String)>, StoreError> {
-    let rows: Vec<(i64, String)> = calls::table
-        .filter(calls::execution_id.eq(execution.as_str()))
-        .filter(calls::status.eq(CallStatus::Cancelled.as_str()))
-        .filter(calls::kind.eq(CallKind::Function.as_str()))
-        .filter(calls::completed_at.eq(Some(at.0)))
-        .select((calls::call_id, calls::queue))
-        .load(conn)?;
-    rows.into_iter().map(|(id, queue)| Ok((rows::call_id(id)?, queue))).collect()
-}
-
-/// Which of these calls of an execution are cancelled.
-pub fn cancelled_among(
-    conn: &mut DbConnection,
-    execution: &ExecutionId,
-    ids: &[CallId],
-) -> Result<Vec<CallId>, StoreError> {
-    let ids: Vec<i64> = ids.iter().map(|id| i64::from(id.0)).collect();
-    let open: Vec<i64> = calls::table
-        .filter(calls::execution_id.eq(execution.as_str()))
-        .filter(calls::call_id.eq_any(&ids))
-        .filter(calls::status.ne(CallStatus::Cancelled.as_str()))
-        .select(calls::call_id)
-        .load(conn)?;
-    ids.into_iter().filter(|id| !open.contains(id)).map(rows::call_id).collect()
-}
-
-/// The last claim whose outcomes an execution's present state has seen: of one that has ended, not the last, which
-/// saved no state.
-pub fn last_delivery_before(
-    conn: &mut DbConnection,
-    id: &ExecutionId,
-    execution: &Execution,
-) -> Result<Epoch, StoreError> {
-    let seen = calls::table.filter(calls::execution_id.eq(id.as_str())).filter(calls::delivered_in.is_not_null());
-    let last: Option<Option<i64>> = if execution.status.is_final() {
-        let before = seen.filter(calls::delivered_in.lt(Some(execution.epoch.0)));
-        before.order(calls::delivered_in.desc()).select(calls::delivered_in).first(conn).optional()?
-    } else {
-        seen.order(calls::delivered_in.desc()).select(calls::delivered_in).first(conn).optional()?
-    };
-    Ok(Epoch(last.flatten().unwrap_or(0)))
-}
-
-/// A call as it stands on record, for making a state again.
-#[derive(Debug, Clone)]
-pub struct Recorded {
-    /// Its id.
-    pub id: CallId,
-    /// The pause at which it became pending.
-    pub resume_group: i64,
-    /// What is awaited.
-    pub kind: CallKind,
-    /// The function's name, or what stands for it.
-    pub function: String,
-    /// A JSON array.
-    pub args: Json,
-    /// A JSON object.
-    pub kwargs: Json,
-    /// The claim under which its outcome was delivered, when it came in, and what it is.
-    pub delivered: Option<(Epoch, Timestamp, Outcome)>,
-}
-
-/// All calls of an execution as they stand on record, in order.
-pub fn recorded(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Recorded>, StoreError> {
-    type Head = (i64, i64, String, String, String, String);
-    type Tail = (String, Option<String>, Option<String>, Option<i64>, Option<i64>);
-    let rows: Vec<(Head, Tail)> = calls::table
-        .filter(calls::execution_id.eq(execution.as_str()))
-        .order(calls::call_id)
-        .select((
-            (calls::call_id, calls::resume_group, calls::kind, calls::function, calls::args, calls::kwargs),
-            (calls::status, calls::result, calls::error, calls::delivered_in, calls::completed_at),
-        ))
-        .load(conn)?;
-    rows.into_iter()
-        .map(|((id, resume_group, kind, function, args, kwargs), (status, result, error, epoch, at))| {
-            let delivered = match (epoch.filter(|epoch| *epoch != TO_NOBODY), at) {
-                (Some(epoch), Some(at)) => Some((Epoch(epoch), Timestamp(at), outcome(&status, result, error)?)),
-                _ => None,
-            };
-            Ok(Recorded {
-                id: rows::call_id(id)?,
-                resume_group,
-                kind: kind.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?,
-                function,
-                args: Json(args),
-                kwargs: Json(kwargs),
-                delivered,
-            })
-        })
-        .collect()
 }

@@ -2,6 +2,7 @@
 //!
 //! [`Db`] runs queries; the queries are free functions on a connection, one file per table.
 
+mod attempts;
 pub mod callbacks;
 pub mod calls;
 mod connection;
@@ -11,6 +12,7 @@ pub mod logs;
 pub mod meter;
 mod migrate;
 pub mod pushes;
+mod record;
 mod rows;
 mod schema;
 pub mod signals;

@@ -390,6 +390,14 @@ async def main():
         assert!(refused.contains("after pause 7 is not kept; kept are 1, 2, 3"), "{kind}: {refused}");
         let refused = revive::fork(&rig.engine, forking(1, &set)).await.unwrap_err().to_string();
         assert!(refused.contains("did not wait for call"), "{kind}: {refused}");
+        // Kept for a while, and no longer.
+        use durable_core::store::snapshots;
+        let (key, now) = (id.clone(), rig.engine.now());
+        let forgotten = rig.engine.db.write(move |conn| {
+            assert_eq!(snapshots::forget(conn, now)? + snapshots::list(conn, &key)?.len(), 3);
+            snapshots::forget(conn, now.after(Duration::from_secs(1)))
+        });
+        assert_eq!(forgotten.await.unwrap(), 4, "{kind}: three of the first, one of the second");
     }
 }
 

@@ -282,3 +282,23 @@ fn named_workflows_are_deployed_by_version_and_started_by_name() {
     assert_eq!(status, StatusCode::NOT_FOUND, "{said}");
     assert!(get("/workflows").1.as_array().unwrap().len() >= 2);
 }
+
+#[test]
+fn what_to_do_about_a_taken_id_and_how_long_it_may_take_are_said_at_the_start() {
+    let request =
+        |wish: &str| json!({"workflow": workflow(ADD), "inputs": {"a": 1}, "id": "api-wish", "on_conflict": wish});
+    assert_eq!(post("/executions", &request("fail")).0, StatusCode::CREATED);
+    let (status, said) = post("/executions", &request("fail"));
+    assert!(
+        status == StatusCode::CONFLICT && said["error"]["message"].as_str().unwrap().contains("exists already"),
+        "{said}"
+    );
+    assert_eq!(post("/executions", &request("use_existing")).0, StatusCode::OK);
+    assert_eq!(post("/executions", &request("whatever")).0, StatusCode::UNPROCESSABLE_ENTITY);
+    let slow = json!({"workflow": workflow("import asyncio\n\nasync def main():\n    await asyncio.sleep(600)\n"), "deadline": "300ms", "id": "api-late"});
+    assert_eq!(post("/executions", &slow).0, StatusCode::CREATED);
+    let ended = until("api-late", "failed");
+    assert!(ended["error"]["message"].as_str().unwrap().contains("not done by its deadline"), "{ended}");
+    let bad = json!({"workflow": workflow(ADD), "inputs": {"a": 1}, "deadline": "soon"});
+    assert_eq!(post("/executions", &bad).0, StatusCode::BAD_REQUEST);
+}

@@ -171,6 +171,7 @@ fn the_top_level_holds_what_it_should() {
         "docs",
         "examples",
         "migrations",
+        "python",
         "rustfmt.toml",
         "scripts",
     ];

@@ -238,3 +238,99 @@ async fn large_arguments_travel_by_the_database() {
     assert_eq!(installation.end(&id).await.output, Some(Json("5000000".into())));
     assert_eq!(json!(1), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rust_function_says_how_far_it_is_and_is_told_when_nobody_wants_it() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    let registry = Registry::new().function("tasks.work", || async {
+        durable_worker::heartbeat(0.5, "half");
+        assert!(durable_worker::idempotency_key().is_some_and(|key| key == "mine"));
+        durable_worker::cancellation().cancelled().await;
+        TOLD.fetch_add(1, Ordering::SeqCst);
+        Done::Ok(())
+    });
+    let installation = install(registry, WorkerSettings::default());
+    let source = "
+import durable
+from tasks import work
+
+async def main():
+    return await durable.call(work, idempotency_key='mine')
+";
+    let id = installation.start(source).await;
+    let progress = async || {
+        let key = id.clone();
+        let calls = installation.engine.db.read(move |conn| calls::list(conn, &key)).await.unwrap();
+        calls[0].progress.clone()
+    };
+    let begun = Instant::now();
+    while progress().await != Some(Json(r#"{"fraction":0.5,"message":"half"}"#.into())) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", progress().await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    match durable_core::orchestrator::cancel::cancel(&installation.engine, &id, false).await.unwrap() {
+        durable_core::orchestrator::cancel::Cancelled::Told(Some(claimed)) => {
+            drive(&installation.engine, claimed).await.unwrap();
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(installation.end(&id).await.status, ExecutionStatus::Cancelled);
+    let asked = Instant::now();
+    while TOLD.load(Ordering::SeqCst) == 0 {
+        assert!(asked.elapsed() < Duration::from_secs(3), "it was not told");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_has_no_more_time_than_its_call_or_its_total_allows() {
+    let registry = Registry::new().function("tasks.slow", || async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        Done::Ok(())
+    });
+    let installation = install(registry, WorkerSettings::default());
+    let source = "
+import durable
+from tasks import slow
+
+async def main():
+    seen = []
+    for options in ({'timeout': 0.1, 'retries': 0}, {'total_timeout': 0.2}):
+        try:
+            await durable.call(slow, **options)
+        except durable.TaskTimeout as error:
+            seen.append(str(error))
+    return seen
+";
+    let begun = Instant::now();
+    let id = installation.start(source).await;
+    let output = installation.end(&id).await.output.unwrap().parse().unwrap();
+    assert!(output[0].as_str().unwrap().contains("took longer than 100ms"), "{output}");
+    assert!(output[1].as_str().unwrap().contains("took longer than"), "{output}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_fire_within_a_tenth_of_a_second() {
+    let installation = install(Registry::new(), WorkerSettings::default());
+    let source = "
+import asyncio
+
+async def main():
+    await asyncio.gather(*[asyncio.sleep(0.05 * n) for n in range(1, 30)])
+";
+    let id = installation.start(source).await;
+    installation.end(&id).await;
+    let key = id.clone();
+    let calls = installation.engine.db.read(move |conn| calls::list(conn, &key)).await.unwrap();
+    let late: Vec<Duration> = calls
+        .iter()
+        .zip(1u32..)
+        .map(|(call, n)| call.completed_at.unwrap().since(call.created_at.after(Duration::from_millis(50) * n)))
+        .collect();
+    let mut sorted = late.clone();
+    sorted.sort();
+    // One may be late on a machine where other tests run; the median may not.
+    assert!(sorted[late.len() / 2] < Duration::from_millis(100), "{late:?}");
+    assert!(calls.iter().all(|call| call.completed_at.unwrap() >= call.created_at));
+}

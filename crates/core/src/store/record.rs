@@ -1,0 +1,184 @@
+//! What stands on record of an execution's calls: for people, for a state that is made again, for whoever takes over.
+
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper};
+
+use super::{
+    DbConnection, StoreError,
+    calls::{TO_NOBODY, outcome},
+    rows::{self, AttemptRow, CallRow},
+    schema::{attempts, calls},
+};
+use crate::{
+    id::{CallId, Epoch, ExecutionId, WorkerId},
+    model::{Attempt, Call, CallKind, CallStatus, Execution, Json, Outcome},
+    time::Timestamp,
+};
+
+/// The processes that hold running calls of an execution.
+pub fn workers_of(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<WorkerId>, StoreError> {
+    let workers: Vec<Option<String>> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::status.eq(CallStatus::Running.as_str()))
+        .select(calls::worker)
+        .distinct()
+        .load(conn)?;
+    Ok(workers.into_iter().flatten().map(WorkerId).collect())
+}
+
+/// All calls of an execution, in order.
+pub fn list(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Call>, StoreError> {
+    let rows: Vec<CallRow> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .order(calls::call_id)
+        .select(CallRow::as_select())
+        .load(conn)?;
+    rows.into_iter().map(Call::try_from).collect()
+}
+
+/// The calls of an execution that have this status, in order.
+pub fn list_with_status(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    status: CallStatus,
+) -> Result<Vec<Call>, StoreError> {
+    let rows: Vec<CallRow> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::status.eq(status.as_str()))
+        .order(calls::call_id)
+        .select(CallRow::as_select())
+        .load(conn)?;
+    rows.into_iter().map(Call::try_from).collect()
+}
+
+/// The arguments of a call: a JSON array and a JSON object.
+pub fn arguments(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    call: CallId,
+) -> Result<Option<(Json, Json)>, StoreError> {
+    let row: Option<(String, String)> = calls::table
+        .find((execution.as_str(), i64::from(call.0)))
+        .select((calls::args, calls::kwargs))
+        .first(conn)
+        .optional()?;
+    Ok(row.map(|(args, kwargs)| (Json(args), Json(kwargs))))
+}
+
+/// The failed attempts of an execution's calls, in order.
+pub fn attempts(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Attempt>, StoreError> {
+    let rows: Vec<AttemptRow> = attempts::table
+        .filter(attempts::execution_id.eq(execution.as_str()))
+        .order((attempts::call_id, attempts::number))
+        .select(AttemptRow::as_select())
+        .load(conn)?;
+    rows.into_iter().map(Attempt::try_from).collect()
+}
+
+/// The number of a call's present or last attempt; none when there is no such call.
+pub fn attempt_number(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    call: CallId,
+) -> Result<Option<i64>, StoreError> {
+    let row = calls::table.find((execution.as_str(), i64::from(call.0)));
+    Ok(row.select(calls::attempt).first(conn).optional()?)
+}
+
+/// Function calls that were cancelled at that instant, with their queues: workers may have them.
+pub fn cancelled_at(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    at: Timestamp,
+) -> Result<Vec<(CallId, String)>, StoreError> {
+    let rows: Vec<(i64, String)> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::status.eq(CallStatus::Cancelled.as_str()))
+        .filter(calls::kind.eq(CallKind::Function.as_str()))
+        .filter(calls::completed_at.eq(Some(at.0)))
+        .select((calls::call_id, calls::queue))
+        .load(conn)?;
+    rows.into_iter().map(|(id, queue)| Ok((rows::call_id(id)?, queue))).collect()
+}
+
+/// Which of these calls of an execution are cancelled.
+pub fn cancelled_among(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    ids: &[CallId],
+) -> Result<Vec<CallId>, StoreError> {
+    let ids: Vec<i64> = ids.iter().map(|id| i64::from(id.0)).collect();
+    let open: Vec<i64> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::call_id.eq_any(&ids))
+        .filter(calls::status.ne(CallStatus::Cancelled.as_str()))
+        .select(calls::call_id)
+        .load(conn)?;
+    ids.into_iter().filter(|id| !open.contains(id)).map(rows::call_id).collect()
+}
+
+/// The last claim whose outcomes an execution's present state has seen: of one that has ended, not the last, which
+/// saved no state.
+pub fn last_delivery_before(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    execution: &Execution,
+) -> Result<Epoch, StoreError> {
+    let seen = calls::table.filter(calls::execution_id.eq(id.as_str())).filter(calls::delivered_in.is_not_null());
+    let last: Option<Option<i64>> = if execution.status.is_final() {
+        let before = seen.filter(calls::delivered_in.lt(Some(execution.epoch.0)));
+        before.order(calls::delivered_in.desc()).select(calls::delivered_in).first(conn).optional()?
+    } else {
+        seen.order(calls::delivered_in.desc()).select(calls::delivered_in).first(conn).optional()?
+    };
+    Ok(Epoch(last.flatten().unwrap_or(0)))
+}
+
+/// A call as it stands on record, for making a state again.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Its id.
+    pub id: CallId,
+    /// The pause at which it became pending.
+    pub resume_group: i64,
+    /// What is awaited.
+    pub kind: CallKind,
+    /// The function's name, or what stands for it.
+    pub function: String,
+    /// A JSON array.
+    pub args: Json,
+    /// A JSON object.
+    pub kwargs: Json,
+    /// The claim under which its outcome was delivered, when it came in, and what it is.
+    pub delivered: Option<(Epoch, Timestamp, Outcome)>,
+}
+
+/// All calls of an execution as they stand on record, in order.
+pub fn recorded(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Recorded>, StoreError> {
+    type Head = (i64, i64, String, String, String, String);
+    type Tail = (String, Option<String>, Option<String>, Option<i64>, Option<i64>);
+    let rows: Vec<(Head, Tail)> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .order(calls::call_id)
+        .select((
+            (calls::call_id, calls::resume_group, calls::kind, calls::function, calls::args, calls::kwargs),
+            (calls::status, calls::result, calls::error, calls::delivered_in, calls::completed_at),
+        ))
+        .load(conn)?;
+    rows.into_iter()
+        .map(|((id, resume_group, kind, function, args, kwargs), (status, result, error, epoch, at))| {
+            let delivered = match (epoch.filter(|epoch| *epoch != TO_NOBODY), at) {
+                (Some(epoch), Some(at)) => Some((Epoch(epoch), Timestamp(at), outcome(&status, result, error)?)),
+                _ => None,
+            };
+            Ok(Recorded {
+                id: rows::call_id(id)?,
+                resume_group,
+                kind: kind.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?,
+                function,
+                args: Json(args),
+                kwargs: Json(kwargs),
+                delivered,
+            })
+        })
+        .collect()
+}
