@@ -68,6 +68,11 @@ pub(crate) fn check(cluster: &Cluster, load: &Load) -> Vec<Check> {
         outputs(cluster, load),
         none("every execution ended", "SELECT 1 FROM executions WHERE status NOT IN ('completed', 'failed')"),
         none("no call is left open", "SELECT 1 FROM calls WHERE status IN ('pending', 'running')"),
+        none(
+            "every child completed",
+            "SELECT 1 FROM executions WHERE parent_call_id IS NOT NULL AND status <> 'completed'",
+        ),
+        none("no signal was lost", "SELECT 1 FROM signals WHERE call_id IS NULL"),
         none("no claim is left", "SELECT 1 FROM executions WHERE claimed_by IS NOT NULL OR due_at IS NOT NULL"),
         none("no outcome was recorded twice", &twice("settled")),
         none("no recorded outcome was changed", &of("outcome changed")),
@@ -85,7 +90,9 @@ pub(crate) fn check(cluster: &Cluster, load: &Load) -> Vec<Check> {
 }
 
 fn outputs(cluster: &Cluster, load: &Load) -> Check {
-    let rows = cluster.sql("SELECT id || ' ' || coalesce(output, 'failed: ' || error, status) FROM executions");
+    let rows = cluster.sql(
+        "SELECT id || ' ' || coalesce(output, 'failed: ' || error, status) FROM executions WHERE parent_call_id IS NULL",
+    );
     let seen: std::collections::HashMap<&str, &str> = rows.lines().filter_map(|row| row.split_once(' ')).collect();
     let wrong: Vec<String> = load.with(|started| {
         let wrong = started.iter().filter_map(|expected| {

@@ -81,6 +81,35 @@ async def main(n: int):
     return value
 ";
 
+/// Children, a task beside, a function that is given up while it runs, a signal.
+const LIFE: &str = "
+import asyncio
+from builtin import add, echo, sleep
+from durable import TaskTimeout, run_child, spawn, timeout, wait_signal
+
+CHILD = '''
+from builtin import add
+
+async def main(a, b):
+    return await add(a, b)
+'''
+
+async def side(n: int):
+    return await echo(n)
+
+async def main(n: int):
+    handle = spawn(side(n))
+    children = await asyncio.gather(*[run_child('child.py', {'a': n, 'b': i}, source=CHILD) for i in range(n)])
+    try:
+        await timeout(sleep(600.0), 0.2)
+    except TaskTimeout:
+        late = await add(n, 1)
+    return [children, await handle, late, await wait_signal('go')]
+";
+
+/// What every execution of `LIFE` is sent.
+const GO: &str = "{\"go\": true}";
+
 /// An execution, and the output that it has to have.
 pub(crate) struct Expected {
     pub(crate) id: String,
@@ -127,6 +156,9 @@ impl Load {
                     _ => thread::sleep(Duration::from_millis(200)),
                 }
             }
+            if source == LIFE {
+                signal(cluster, &client, &id);
+            }
             self.started.lock().unwrap_or_else(PoisonError::into_inner).push(Expected { id, output });
             next += Duration::from_secs_f64(random.random_range(0.0..2.0) / rate);
             thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -148,8 +180,21 @@ impl Load {
     }
 }
 
+/// Sends the signal until it is acknowledged: under one key it is one signal.
+fn signal(cluster: &Cluster, client: &reqwest::blocking::Client, id: &str) {
+    for attempt in 0.. {
+        let url = format!("{}/executions/{id}/signals/go?key=once", cluster.api(attempt % 2));
+        let sent = client.post(url).header("content-type", "application/json").body(GO).send();
+        match sent.map(|response| response.status()) {
+            // It cannot have ended without it.
+            Ok(status) if status.is_success() || status == reqwest::StatusCode::CONFLICT => return,
+            _ => thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
 fn choose(random: &mut StdRng) -> (&'static str, Value, Value) {
-    match random.random_range(0..5) {
+    match random.random_range(0..6) {
         0 => {
             let (n, base) = (random.random_range(1..40_i64), random.random_range(0..1000_i64));
             (FAN_OUT, json!({"n": n, "base": base}), json!(n * base + n * (n - 1) / 2))
@@ -170,6 +215,11 @@ fn choose(random: &mut StdRng) -> (&'static str, Value, Value) {
             let message = format!("no {}", random.random_range(0..1000_u32));
             let values: Vec<i64> = (0..n).collect();
             (FAILURES, json!({"n": n, "message": message}), json!([values, message, 0.3]))
+        }
+        4 => {
+            let n = random.random_range(1..4_i64);
+            let children: Vec<i64> = (0..n).map(|i| n + i).collect();
+            (LIFE, json!({"n": n}), json!([children, n, n + 1, {"go": true}]))
         }
         _ => {
             let n = random.random_range(1..25_i64);
