@@ -44,14 +44,68 @@ pub(super) const DURABLE: [&str; 21] = [
     "wait_signal",
 ];
 
+/// The same, dotted.
+pub(super) const ALL: [&str; DURABLE.len()] = [
+    "durable.Cancelled",
+    "durable.SignalTimeout",
+    "durable.TaskError",
+    "durable.TaskTimeout",
+    "durable.call",
+    "durable.callback",
+    "durable.continue_as_new",
+    "durable.execution_id",
+    "durable.log",
+    "durable.map",
+    "durable.now",
+    "durable.race",
+    "durable.run_child",
+    "durable.set_status",
+    "durable.settle",
+    "durable.sleep_until",
+    "durable.spawn",
+    "durable.start_child",
+    "durable.timeout",
+    "durable.uuid4",
+    "durable.wait_signal",
+];
+
 /// Whether `module` is one of these.
 pub(super) fn has(module: &str) -> bool {
     MODULES.iter().any(|(name, _)| *name == module)
 }
 
-/// The text that makes the modules of these names; empty when there are none.
-pub(super) fn text(modules: &BTreeSet<String>) -> String {
-    MODULES.iter().filter(|(name, _)| modules.contains(*name)).map(|(_, text)| *text).collect()
+/// The text that makes what a workflow uses of these modules; empty when it uses none. `names` are dotted.
+pub(super) fn text(modules: &BTreeSet<String>, names: &BTreeSet<&str>) -> String {
+    let used = MODULES.iter().filter(|(name, _)| modules.contains(*name));
+    used.map(|(module, text)| parts(text, |part| names.contains(format!("{module}.{part}").as_str()))).collect()
+}
+
+/// A part of a module's text: `#: race < first` makes `race`, and needs `first`.
+struct Part<'a> {
+    name: &'a str,
+    needs: Option<&'a str>,
+    text: String,
+}
+
+/// The parts that are used and what they need, without comments. What stands before the first mark and after the last,
+/// `#: end`, is always there.
+fn parts(text: &str, used: impl Fn(&str) -> bool) -> String {
+    let mut parts = vec![Part { name: "end", needs: None, text: String::new() }];
+    for line in text.lines() {
+        let trimmed = line.trim_start();
+        if let Some(mark) = trimmed.strip_prefix("#: ") {
+            let (name, needs) = mark.split_once(" < ").map_or((mark, None), |(name, needs)| (name, Some(needs)));
+            parts.push(Part { name, needs, text: String::new() });
+        } else if let Some(part) = parts.last_mut().filter(|_| !trimmed.is_empty() && !trimmed.starts_with('#')) {
+            part.text.push_str(line);
+            part.text.push('\n');
+        }
+    }
+    let wanted = |part: &Part<'_>| {
+        let needed = parts.iter().any(|other| other.needs == Some(part.name) && used(other.name));
+        part.name == "end" || used(part.name) || needed
+    };
+    parts.iter().filter(|part| wanted(part)).map(|part| part.text.as_str()).collect()
 }
 
 /// A module that the prelude has made: an object that lives in the sandbox, known outside by its ids.

@@ -178,7 +178,7 @@ impl Program {
             return Err(CompileError::unknown(name, source, unknown, at));
         }
         let (entry, prepared) = prepare(source, &module, &own);
-        if own.spawns() && entry == Entry::Script {
+        if own.names.contains_key("durable.spawn") && entry == Entry::Script {
             let at = own.names.get("durable.spawn").copied().unwrap_or(0);
             return Err(CompileError::at_offset(
                 name,
@@ -187,7 +187,7 @@ impl Program {
                 at,
             ));
         }
-        let prelude = prelude::text(&own.modules);
+        let prelude = prelude::text(&own.modules, &own.used());
         let line_of = |offset: u32| line_at(&line_starts, offset);
         let (served, modules) = imports.served(line_of);
         let program = Self {
@@ -511,6 +511,8 @@ struct Imports {
     /// Dotted names imported with `from`, and dotted chains used anywhere, with their offsets.
     from: BTreeMap<String, u32>,
     chains: Vec<(Vec<String>, u32)>,
+    /// Names that stand alone.
+    bare: BTreeSet<String>,
     modules: BTreeMap<String, u32>,
 }
 
@@ -546,6 +548,9 @@ impl<'a> Visitor<'a> for Imports {
         if let Some(chain) = dotted_chain(expr) {
             self.chains.push((chain, expr.range().start().to_u32()));
         } else {
+            if let Expr::Name(name) = expr {
+                self.bare.insert(name.id.to_string());
+            }
             walk_expr(self, expr);
         }
     }
@@ -571,11 +576,19 @@ struct Own {
     modules: BTreeSet<String>,
     /// `durable.race` → offset of its first mention.
     names: BTreeMap<String, u32>,
+    /// `durable` itself is a value somewhere.
+    whole: bool,
 }
 
 impl Own {
+    /// The names that have to be there: those that are mentioned, or all where the module itself is handed about.
+    fn used(&self) -> BTreeSet<&str> {
+        let all = prelude::ALL.iter().copied().filter(|_| self.whole);
+        self.names.keys().map(String::as_str).chain(all).collect()
+    }
+
     fn spawns(&self) -> bool {
-        self.names.contains_key("durable.spawn")
+        self.whole || self.names.contains_key("durable.spawn")
     }
 
     /// A name that the modules do not have.
@@ -602,7 +615,9 @@ impl Imports {
         {
             names.entry(dotted).and_modify(|first: &mut u32| *first = at.min(*first)).or_insert(at);
         }
-        Own { modules, names }
+        let is_module = |name: &String| self.bound.get(name).is_some_and(|module| module == "durable");
+        let whole = self.bare.iter().any(is_module);
+        Own { modules, names, whole }
     }
 
     /// Names and modules that the host has to serve, that is those not built into the interpreter.

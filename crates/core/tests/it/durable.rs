@@ -351,9 +351,39 @@ async def main():
     def late():
         import durable
         return durable.race is race
-    return late()
+    import durable as everything
+    names = [name for name in ('map', 'uuid4', 'spawn', 'timeout') if hasattr(everything, name)]
+    return [late(), names]
 ";
-    assert_eq!(output(source).await, json!(true));
+    assert_eq!(output(source).await, json!([true, ["map", "uuid4", "spawn", "timeout"]]));
+}
+
+#[test]
+fn a_state_carries_only_what_its_workflow_uses() {
+    let base = |source: &str| {
+        let hand = durable_core::interpreter::Program::compile("w.py", source).unwrap();
+        let turn = durable_core::interpreter::Turn {
+            program: &hand,
+            execution: &"e".parse().unwrap(),
+            now: durable_core::time::Timestamp(0),
+            secret: "",
+            offers: &durable_core::offers::Offers::anything(),
+            limits: durable_core::interpreter::Limits::default(),
+        };
+        let inputs = durable_core::model::Json("{}".into());
+        match durable_core::interpreter::advance(&turn, durable_core::interpreter::Origin::Start { inputs: &inputs }) {
+            Ok(durable_core::interpreter::Step { end: durable_core::interpreter::End::Pause(pause), .. }) => {
+                pause.base.unwrap().bytes.len()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let wait = "async def main():\n    await wait_signal('x')\n";
+    let (little, everything) = (
+        base(&format!("from durable import wait_signal\n{wait}")),
+        base(&format!("import durable\nfrom durable import wait_signal\nd = durable\n{wait}")),
+    );
+    assert!(little * 3 < everything, "{little} B and {everything} B");
 }
 
 #[test]

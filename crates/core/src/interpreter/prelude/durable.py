@@ -1,8 +1,10 @@
 # The module `durable`, as a workflow sees it. Runs once, before the workflow's first line, in its globals: hence the
 # names. What only the host can do is asked of it by functions that begin with `__durable_`.
+#
+# Every state carries this text along, so only what a workflow uses is put into it: a part begins with `#:`, the names
+# that it makes, and what it needs.
 
 import asyncio as __durable_asyncio__
-import datetime as __durable_datetime__
 
 
 class __durable_Module__:
@@ -10,9 +12,8 @@ class __durable_Module__:
 
 
 def __durable_module__():
-    asyncio, datetime = __durable_asyncio__, __durable_datetime__
-    cancel, promise, fulfil = __durable_cancel__, __durable_promise__, __durable_fulfil__
-
+    asyncio, module, run_main = __durable_asyncio__, __durable_Module__(), None
+    #: first
     # Tasks end a gather early by raising: the awaiter goes on, and the others keep running.
     DONE = "durable: one of them has ended"
 
@@ -23,6 +24,7 @@ def __durable_module__():
             if str(error) != DONE:
                 raise
 
+    #: race < first
     async def race(*awaitables):
         if not awaitables:
             raise ValueError("race() needs at least one awaitable")
@@ -42,6 +44,9 @@ def __durable_module__():
             raise error
         return index, value
 
+    module.race = race
+
+    #: timeout < first
     async def timeout(awaitable, seconds):
         ended = []
 
@@ -59,14 +64,17 @@ def __durable_module__():
         work, alarm = run(), clock()
         await first([work, alarm])
         if not ended:
-            cancel(id(work))
+            __durable_cancel__(id(work))
             raise TimeoutError(f"not done within {seconds} s")
-        cancel(id(alarm))
+        __durable_cancel__(id(alarm))
         value, error = ended[0]
         if error is not None:
             raise error
         return value
 
+    module.timeout = timeout
+
+    #: settle
     async def settle(*awaitables):
         async def run(awaitable):
             try:
@@ -76,6 +84,9 @@ def __durable_module__():
 
         return await asyncio.gather(*[run(awaitable) for awaitable in awaitables])
 
+    module.settle = settle
+
+    #: map
     async def map(fn, items, *, limit=None):
         items = list(items)
         if limit is None:
@@ -93,6 +104,10 @@ def __durable_module__():
         await asyncio.gather(*[run() for _ in range(min(limit, len(items)))])
         return results
 
+    module.map = map
+
+    #: spawn < first
+    promise, fulfil = __durable_promise__, __durable_fulfil__
     # A value that was handed over lives in nobody's hands until whoever waits for it goes on.
     kept = []
 
@@ -141,30 +156,64 @@ def __durable_module__():
         await first([body(), nursery()])
         return outcome[0]
 
+    module.spawn = spawn
+
+    #: now
     def now():
+        import datetime
+
         return datetime.datetime.now(datetime.timezone.utc)
 
+    module.now = now
+
+    #: sleep_until
     def sleep_until(when):
+        import datetime
+
         return asyncio.sleep(max(0.0, (when - datetime.datetime.now(when.tzinfo)).total_seconds()))
 
+    module.sleep_until = sleep_until
+
+    #: callback
     def callback(*, timeout=None):
         answer = __durable_callback__(timeout)
         return __durable_token__(answer), answer
 
+    module.callback = callback
+
+    #: log
     def log(*values, **fields):
         words = [str(value) for value in values] + [f"{name}={value!r}" for name, value in fields.items()]
         print(" ".join(words))
 
-    module = __durable_Module__()
-    module.race, module.timeout, module.settle, module.map, module.spawn = race, timeout, settle, map, spawn
-    module.now, module.sleep_until, module.callback, module.log = now, sleep_until, callback, log
-    module.call, module.wait_signal = __durable_call__, __durable_wait_signal__
-    module.start_child, module.run_child = __durable_start_child__, __durable_start_child__
-    module.continue_as_new, module.set_status = __durable_continue_as_new__, __durable_set_status__
-    module.execution_id, module.uuid4 = __durable_execution_id__, __durable_uuid4__
+    module.log = log
+
+    #: call
+    module.call = __durable_call__
+    #: wait_signal
+    module.wait_signal = __durable_wait_signal__
+    #: start_child
+    module.start_child = __durable_start_child__
+    #: run_child
+    module.run_child = __durable_start_child__
+    #: continue_as_new
+    module.continue_as_new = __durable_continue_as_new__
+    #: set_status
+    module.set_status = __durable_set_status__
+    #: execution_id
+    module.execution_id = __durable_execution_id__
+    #: uuid4
+    module.uuid4 = __durable_uuid4__
     # An exception type of one's own is not to be had in the sandbox: each of these is the builtin that it is caught as.
-    module.TaskError, module.Cancelled = RuntimeError, KeyboardInterrupt
-    module.TaskTimeout, module.SignalTimeout = TimeoutError, TimeoutError
+    #: TaskError
+    module.TaskError = RuntimeError
+    #: Cancelled
+    module.Cancelled = KeyboardInterrupt
+    #: TaskTimeout
+    module.TaskTimeout = TimeoutError
+    #: SignalTimeout
+    module.SignalTimeout = TimeoutError
+    #: end
     return module, run_main
 
 
