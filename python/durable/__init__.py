@@ -7,16 +7,14 @@ saved at every await. :mod:`durable.testing` runs workflows in tests.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import datetime as _datetime
 import functools
-import inspect
 import sys
 import uuid as _uuid
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from ._run import Run, call_of, current, in_function
+from ._run import call_of, current, in_function
 
 __all__ = [
     "Cancelled",
@@ -160,8 +158,8 @@ def _find(name: str) -> Callable[..., Any]:
     module, _, attribute = name.rpartition(".")
     candidates = [sys.modules[module]] if module in sys.modules else list(sys.modules.values())
     for candidate in candidates:
-        found = getattr(candidate, attribute, None)
-        if callable(found) and (module or hasattr(found, "__durable_options__")):
+        found: Callable[..., Any] | None = getattr(candidate, attribute, None)
+        if found is not None and callable(found) and (module or hasattr(found, "__durable_options__")):
             return found
     raise NameError(f"no function is called {name}")
 

@@ -109,8 +109,8 @@ def load(source: str, path: str) -> Callable[..., Any]:
     folder = os.path.dirname(os.path.abspath(path))
     vars(module)["__builtins__"] = {**vars(builtins), "__import__": imports_of(folder)}
     exec(compile(source, path, "exec"), vars(module))
-    main = vars(module).get("main")
-    if not callable(main):
+    main: Callable[..., Any] | None = vars(module).get("main")
+    if main is None or not callable(main):
         raise TypeError(f"{path} has no main()")
     return main
 

@@ -75,7 +75,7 @@ fn code(error: &anyhow::Error) -> u8 {
                 | OrchestrationError::OtherInputs(_)
                 | OrchestrationError::Ended { .. }
                 | OrchestrationError::NotFailed { .. }
-                | OrchestrationError::NoFork { .. }
+                | OrchestrationError::NoState { .. }
                 | OrchestrationError::Exists { .. } => Some(WRONG),
                 OrchestrationError::Store(_)
                 | OrchestrationError::Queue(_)

@@ -80,11 +80,13 @@ pub enum OrchestrationError {
         /// What it is.
         status: ExecutionStatus,
     },
-    /// The execution cannot be forked there.
-    #[error("execution {id} cannot be forked: {why}")]
-    NoFork {
+    /// The state that it would go on from is not there.
+    #[error("execution {id} cannot be {wish}: {why}")]
+    NoState {
         /// Which execution.
         id: ExecutionId,
+        /// What was to be done with it.
+        wish: &'static str,
         /// Why.
         why: String,
     },

@@ -21,15 +21,21 @@ pub async fn retry(engine: &Engine, id: &ExecutionId) -> Result<usize, Orchestra
         let Some(execution) = control::lock(conn, &key)? else { return Ok(None) };
         match execution.status {
             ExecutionStatus::Failed | ExecutionStatus::Cancelled => {
-                Ok(Some(Ok(control::revive(conn, &execution, now)?)))
+                // From its beginning it would do again what succeeded.
+                let gone = execution.suspension > 0 && control::last_state(conn, &key)?.is_none();
+                Ok(Some(if gone { Ok(None) } else { Ok(Some(control::revive(conn, &execution, now)?)) }))
             }
             other => Ok(Some(Err(other))),
         }
     });
     match done.await?.ok_or_else(|| OrchestrationError::NotFound(id.clone()))? {
-        Ok(again) => {
+        Ok(Some(again)) => {
             engine.sooner(AT_ONCE);
             Ok(again)
+        }
+        Ok(None) => {
+            let why = "its last state was not kept (--history none)".to_owned();
+            Err(OrchestrationError::NoState { id: id.clone(), wish: "retried", why })
         }
         Err(status) => Err(OrchestrationError::NotFailed { id: id.clone(), status }),
     }
@@ -66,7 +72,7 @@ pub async fn fork(engine: &Engine, forking: Forking) -> Result<ExecutionId, Orch
             engine.sooner(AT_ONCE);
             Ok(id)
         }
-        Err(why) => Err(OrchestrationError::NoFork { id: from, why }),
+        Err(why) => Err(OrchestrationError::NoState { id: from, wish: "forked", why }),
     }
 }
 

@@ -180,6 +180,13 @@ async fn a_held_execution_does_not_go_on_until_it_is_released() {
         assert!(matches!(ask_to_cancel(&rig, &id, false).await, Cancelled::Ended(None)), "{kind}");
         let refused = hold::hold(&rig.engine, &id).await.unwrap_err();
         assert!(matches!(refused, OrchestrationError::Ended { .. }), "{kind}: {refused}");
+        // A paused one can be cancelled, asked or not.
+        for force in [false, true] {
+            let id = rig.start(source).await;
+            hold::hold(&rig.engine, &id).await.unwrap();
+            ask_to_cancel(&rig, &id, force).await;
+            assert_eq!(rig.execution(&id).await.status, ExecutionStatus::Cancelled, "{kind} {force}");
+        }
     }
 }
 
@@ -323,6 +330,12 @@ async def main():
         assert_eq!(*ran.lock().unwrap(), ["tasks.broken", "tasks.good"], "{kind}");
         let refused = revive::retry(&rig.engine, &id).await.unwrap_err().to_string();
         assert!(refused.contains("only failed and cancelled ones"), "{kind}: {refused}");
+        let mut rig = Rig::new(&url, "w");
+        std::sync::Arc::get_mut(&mut rig.engine).unwrap().settings.history = durable_core::orchestrator::History::None;
+        let id = rig.start(source).await;
+        rig.run(&id, |_, _| Err(Failure::new("ValueError", "no"))).await;
+        let refused = revive::retry(&rig.engine, &id).await.unwrap_err().to_string();
+        assert!(refused.contains("its last state was not kept"), "{kind}: {refused}");
     }
 }
 
@@ -751,5 +764,34 @@ async fn a_record_that_the_workflow_does_not_follow_stops_it_and_changes_nothing
         hold::release(&rig.engine, &id).await.unwrap();
         rig.tick().await;
         assert_eq!(output(&rig, &id).await, json!([1, 2]), "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_reaches_down_to_children_and_holds_for_paused_ones() {
+    let parent = "from durable import run_child\n\nasync def main():\n    return await run_child('c.py', source='import asyncio\\nasync def main(): await asyncio.sleep(1000)')\n";
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let begin = async || {
+            let program = Program::compile("workflow.py", parent).unwrap();
+            let request = Start { deadline: Some(Duration::from_secs(60)), ..Start::new(program.into(), Map::new()) };
+            let id = start(&rig.engine, request).await.unwrap().execution.id;
+            drive(&rig.engine, claim(&rig.engine, &id).await.unwrap().unwrap()).await.unwrap();
+            rig.tick().await;
+            id
+        };
+        let (id, held) = (begin().await, begin().await);
+        hold::hold(&rig.engine, &held).await.unwrap();
+        let child: ExecutionId = format!("{id}-{}", rig.calls(&id).await[0].id).parse().unwrap();
+        assert_eq!(rig.execution(&child).await.deadline_at, rig.execution(&id).await.deadline_at, "{kind}");
+        rig.clock.advance(Duration::from_secs(61));
+        for _ in 0..5 {
+            rig.tick().await;
+        }
+        for id in [&id, &child, &held] {
+            let ended = rig.execution(id).await;
+            assert_eq!(ended.status, ExecutionStatus::Failed, "{kind} {id}: {:?}", ended.error);
+            assert!(ended.error.unwrap().message.contains("deadline"), "{kind} {id}");
+        }
     }
 }

@@ -88,7 +88,7 @@ impl From<OrchestrationError> for ApiError {
             | OrchestrationError::OtherInputs(_)
             | OrchestrationError::Ended { .. }
             | OrchestrationError::NotFailed { .. }
-            | OrchestrationError::NoFork { .. }
+            | OrchestrationError::NoState { .. }
             | OrchestrationError::Exists { .. } => Self::conflict(error),
             OrchestrationError::Input(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_inputs", error),
             OrchestrationError::Advance { .. } | OrchestrationError::Compile { .. } => Self::internal(error),
