@@ -7,7 +7,10 @@ use durable_core::{
     model::{Execution, ExecutionStatus},
     offers::Offers,
     orchestrator::{Engine, History, OrchestrationError, claim::claim, drive::drive, start::find},
-    store::{Db, executions::Whose},
+    store::{
+        Db,
+        executions::{self, Whose},
+    },
 };
 use durable_process::{asked_to_stop, this_process};
 use durable_queue::MemoryQueue;
@@ -30,6 +33,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// How often the end is looked for in the database, should its event be missed.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether children have ended.
+const CHILDREN: Duration = Duration::from_millis(50);
 
 /// What runs an execution: its functions and its engine.
 pub(crate) struct Embedded {
@@ -96,7 +102,10 @@ impl Embedded {
         let worker = Worker::new(self.engine.clone(), self.registry.clone(), settings)?;
         let worker = tokio::spawn(worker.run(stop.clone()));
         let clock = AbortOnDropHandle::new(tokio::spawn(durable_orchestrator::run(self.engine.clone(), stop.clone())));
-        let outcome = self.until_ended(id).await?;
+        let outcome = match self.until_ended(id).await? {
+            Ended::Finished(execution) => self.until_alone(execution).await?,
+            interrupted @ Ended::Interrupted => interrupted,
+        };
         stop.cancel();
         match outcome {
             // What still runs was cancelled: nobody waits for it.
@@ -108,6 +117,34 @@ impl Embedded {
         }
         drop(clock);
         Ok(outcome)
+    }
+
+    /// What it started and did not wait for, or cancelled, ends too: nobody else would run it.
+    async fn until_alone(&self, execution: Box<Execution>) -> anyhow::Result<Ended> {
+        let stop_asked = asked_to_stop();
+        tokio::pin!(stop_asked);
+        let mut told = false;
+        loop {
+            let me = self.engine.worker.clone();
+            let left = self.engine.db.read(move |conn| executions::run_by(conn, &me)).await?;
+            let left: Vec<_> = left.into_iter().filter(|(_, status)| *status != ExecutionStatus::Paused).collect();
+            if left.is_empty() {
+                return Ok(Ended::Finished(execution));
+            }
+            if !told {
+                told = true;
+                self.progress.say(&format!("its children go on: {} of them", left.len()));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(CHILDREN) => {}
+                () = &mut stop_asked => {
+                    for (id, _) in left {
+                        self.progress.say(&format!("interrupted; go on with:\n  durable resume {id}"));
+                    }
+                    return Ok(Ended::Finished(execution));
+                }
+            }
+        }
     }
 
     async fn until_ended(&self, id: &ExecutionId) -> anyhow::Result<Ended> {

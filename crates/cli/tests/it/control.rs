@@ -217,6 +217,35 @@ fn workflows_are_deployed_and_started_by_their_parents() {
 }
 
 #[test]
+fn what_a_run_started_and_does_not_wait_for_ends_too() {
+    let shell = Shell::new();
+    let source = "
+import asyncio
+import durable
+
+LATE = '''
+import asyncio
+async def main():
+    try:
+        await asyncio.sleep(0.4)
+    finally:
+        await asyncio.sleep(0.3)
+    return 'late'
+'''
+
+async def main():
+    await durable.start_child('late.py', source=LATE, id='free', detached=True)
+    durable.start_child('late.py', source=LATE, id='bound')
+    await asyncio.sleep(0.1)
+    return 'early'
+";
+    shell.write("flow.py", source);
+    assert_eq!(shell.output_of(&["run", "flow.py"]), "early");
+    assert_eq!(until(&shell, "free", "completed")["output"], "late");
+    until(&shell, "bound", "cancelled");
+}
+
+#[test]
 fn a_callback_is_completed_once_from_another_terminal() {
     let shell = Shell::new();
     shell.write("tasks.py", "def publish(token):\n    open('token', 'w').write(token)\n");

@@ -64,7 +64,9 @@ pub(super) fn uncaught(turn: &Turn<'_>, error: &MontyException) -> Failure {
     }
     let frames: Vec<_> = error.traceback().iter().filter_map(|frame| turn.program.frame(frame)).collect();
     let shown = MontyException::with_traceback(error.exc_type(), error.message().map(str::to_owned), frames);
-    Failure { kind, message, traceback: Some(shown.to_string()), bases: Vec::new() }
+    // The name under which workflows know it.
+    let traceback = shown.to_string().replace("KeyboardInterrupt", "durable.Cancelled");
+    Failure { kind, message, traceback: Some(traceback), bases: Vec::new() }
 }
 
 #[cfg(test)]

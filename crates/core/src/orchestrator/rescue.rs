@@ -87,7 +87,7 @@ pub async fn take_over(engine: &Engine, id: &ExecutionId, from: Option<&WorkerId
             if let Some(dead) = &from {
                 calls::expire_leases_of(conn, dead, now)?;
                 // Its children, and theirs.
-                for child in executions::run_by(conn, dead)? {
+                for (child, _) in executions::run_by(conn, dead)? {
                     executions::adopt(conn, &child, Some(dead), &me)?;
                     adopted.push(child);
                 }

@@ -404,13 +404,19 @@ pub fn wake(conn: &mut DbConnection, id: &ExecutionId, now: Timestamp) -> Result
 }
 
 /// What a process runs by itself and has not ended.
-pub fn run_by(conn: &mut DbConnection, runner: &WorkerId) -> Result<Vec<ExecutionId>, StoreError> {
-    let ids: Vec<String> = executions::table
+pub fn run_by(conn: &mut DbConnection, runner: &WorkerId) -> Result<Vec<(ExecutionId, ExecutionStatus)>, StoreError> {
+    let rows: Vec<(String, String)> = executions::table
         .filter(executions::runner.eq(Some(&runner.0)))
         .filter(executions::finished_at.is_null())
-        .select(executions::id)
+        .select((executions::id, executions::status))
         .load(conn)?;
-    ids.iter().map(|id| id.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))).collect()
+    let strange = |error: &dyn std::fmt::Display| StoreError::Inconsistent(error.to_string());
+    rows.iter()
+        .map(|(id, status)| {
+            let status = status.parse().map_err(|error| strange(&error))?;
+            Ok((id.parse().map_err(|error| strange(&error))?, status))
+        })
+        .collect()
 }
 
 /// Puts off the next look at a waiting execution.
