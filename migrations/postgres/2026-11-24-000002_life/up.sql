@@ -31,7 +31,9 @@ ALTER TABLE origins
     ADD COLUMN secret TEXT,
     -- The execution whose snapshot it was started from, and which.
     ADD COLUMN forked_from TEXT,
-    ADD COLUMN forked_at BIGINT;
+    ADD COLUMN forked_at BIGINT,
+    -- The id of its first call: above those of the lives before it, if it began anew.
+    ADD COLUMN first_call BIGINT NOT NULL DEFAULT 0;
 
 ALTER TABLE calls
     -- What the workflow asked for this call alone: JSON.

@@ -66,6 +66,8 @@ CREATE TABLE new_origins (
     -- The execution whose snapshot it was started from, and which.
     forked_from TEXT,
     forked_at BIGINT,
+    -- The id of its first call: above those of the lives before it, if it began anew.
+    first_call BIGINT NOT NULL DEFAULT 0,
     CHECK ((base_snapshot IS NULL) = (base_format IS NULL))
 );
 INSERT INTO new_origins (execution_id, inputs, launch, base_snapshot, base_format)

@@ -131,6 +131,34 @@ fn a_cancelled_run_tells_its_function_cleans_up_and_ends() {
 }
 
 #[test]
+fn a_synchronous_function_is_told_of_a_cancellation_from_another_terminal() {
+    let shell = Shell::new();
+    shell.write("tasks.py", TASKS);
+    let source = "import asyncio, durable\nfrom tasks import busy\n\nasync def main():\n    try:\n        await busy()\n    \
+                  except durable.Cancelled:\n        await asyncio.sleep(4)\n        return 'cleaned up'\n";
+    shell.write("flow.py", source);
+    let running = run(&shell, &["run", "flow.py", "--id", "c-1"]);
+    let begun = Instant::now();
+    while !shell.durable(&["show", "c-1"]).out.contains("%") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the function has not begun");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(shell.durable(&["cancel", "c-1"]).code, Some(0));
+    assert_eq!(ended(running), (Some(0), "\"cleaned up\"\n".into()));
+    assert_eq!(std::fs::read_to_string(shell.path().join("told")).unwrap(), "sync");
+}
+
+#[test]
+fn a_run_that_begins_anew_goes_on_by_itself() {
+    let shell = Shell::new();
+    shell.write("tasks.py", "def work(x): return x\n");
+    let source = "from durable import continue_as_new\nfrom tasks import work\n\nasync def main(n: int = 1, total: int = 0):\n    \
+                  total += await work(n)\n    if n < 20:\n        continue_as_new(n=n + 1, total=total)\n    return total\n";
+    shell.write("flow.py", source);
+    assert_eq!(shell.output_of(&["run", "flow.py"]), 210);
+}
+
+#[test]
 fn a_synchronous_function_sees_that_it_is_cancelled_and_a_stubborn_one_is_killed() {
     let shell = Shell::new();
     shell.write("tasks.py", TASKS);
@@ -145,8 +173,6 @@ fn a_synchronous_function_sees_that_it_is_cancelled_and_a_stubborn_one_is_killed
         assert_eq!(output, 1);
         assert_eq!(shell.path().join("told").exists(), told, "{function}");
     }
-    let processes = std::process::Command::new("ps").args(["-eo", "args"]).output();
-    drop(processes);
 }
 
 #[test]

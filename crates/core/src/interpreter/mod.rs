@@ -80,6 +80,8 @@ pub enum End {
     Again {
         /// A JSON object.
         inputs: Json,
+        /// The id of the new life's first call.
+        first_call: u32,
     },
 }
 
@@ -134,9 +136,9 @@ pub struct NewCall {
 }
 
 impl NewCall {
-    pub(crate) fn new(id: u32, kind: CallKind, function: &str, line: Option<u32>) -> Self {
+    pub(crate) fn new(id: CallId, kind: CallKind, function: &str, line: Option<u32>) -> Self {
         Self {
-            id: CallId(id),
+            id,
             kind,
             function: function.to_owned(),
             args: Json("[]".into()),

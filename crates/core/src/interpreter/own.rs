@@ -158,7 +158,7 @@ impl Run<'_> {
             kwargs,
             queue,
             options,
-            ..NewCall::new(call.call_id, CallKind::Function, &name, line)
+            ..NewCall::new(self.id(call.call_id), CallKind::Function, &name, line)
         });
         Ok(Answer::Later)
     }
@@ -169,7 +169,7 @@ impl Run<'_> {
         let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
         let delay = seconds("timeout", timeout)?;
         let line = self.line(&call.position);
-        self.calls.push(NewCall { delay, ..NewCall::new(call.call_id, CallKind::Signal, name, line) });
+        self.calls.push(NewCall { delay, ..NewCall::new(self.id(call.call_id), CallKind::Signal, name, line) });
         Ok(Answer::Later)
     }
 
@@ -177,7 +177,11 @@ impl Run<'_> {
         let delay = seconds("timeout", call.args.arg(0))?;
         let name = delay.map_or_else(|| "callback".to_owned(), |delay| format!("callback within {}", in_words(delay)));
         let token = Some(self.token(call.call_id));
-        self.calls.push(NewCall { delay, token, ..NewCall::new(call.call_id, CallKind::Callback, &name, None) });
+        self.calls.push(NewCall {
+            delay,
+            token,
+            ..NewCall::new(self.id(call.call_id), CallKind::Callback, &name, None)
+        });
         Ok(Answer::Later)
     }
 
@@ -185,7 +189,7 @@ impl Run<'_> {
     fn token(&self, call_id: u32) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("durable-monty callback token");
         hasher.update(self.turn.secret.as_bytes()).update(self.turn.execution.as_str().as_bytes());
-        hasher.update(&call_id.to_le_bytes());
+        hasher.update(&self.id(call_id).0.to_le_bytes());
         hasher.finalize().to_hex()[..48].to_owned()
     }
 
@@ -206,7 +210,7 @@ impl Run<'_> {
         let child = NewChild { id, source: given(source), inputs, detached, deadline: seconds("deadline", deadline)? };
         let args = Json(format!("[{}]", child.inputs));
         let line = self.line(&call.position);
-        let made = NewCall::new(call.call_id, CallKind::Child, name, line);
+        let made = NewCall::new(self.id(call.call_id), CallKind::Child, name, line);
         self.calls.push(NewCall { args, child: Some(child), ..made });
         Ok(Answer::Later)
     }
@@ -221,7 +225,7 @@ impl Run<'_> {
             inputs.insert(name.as_str().unwrap_or_default().to_owned(), value::to_json(value)?);
         }
         let inputs = self.turn.program.check_inputs(&inputs).map_err(|error| type_error(error.to_string()))?;
-        Ok(Answer::Never(End::Again { inputs }))
+        Ok(Answer::Never(End::Again { inputs, first_call: self.id(call.call_id).0.wrapping_add(1) }))
     }
 }
 

@@ -13,8 +13,9 @@ pub(super) const TEXT: &str = "__durable_prelude__";
 /// Names that begin so are answered by the host at once.
 pub(super) const HOST: &str = "__durable_";
 
-/// Stands before the first line of a workflow that imports one of these modules: no line moves.
-pub(super) const PREFIX: &str = "exec(__durable_prelude__);";
+/// The line before the first of a workflow that imports one of these modules. A line of its own: what follows may be
+/// a `def`.
+pub(super) const PREFIX: &str = "exec(__durable_prelude__)\n";
 
 const MODULES: [(&str, &str); 2] =
     [("durable", include_str!("prelude/durable.py")), ("uuid", include_str!("prelude/uuid.py"))];

@@ -167,7 +167,7 @@ impl Program {
         let line_starts = line_starts(source);
         // First, because it also bounds the nesting that the reading below recurses into.
         MontyRun::new(source.to_owned(), name, Vec::new(), CompileOptions::default())
-            .map_err(|error| CompileError::new(name, source, &error))?;
+            .map_err(|error| CompileError::new(name, source, &error, 0))?;
         let module = ruff_python_parser::parse_module(source)
             .map_err(|error| CompileError::at(name, source, "SyntaxError", &error.error.to_string(), error.location))?
             .into_syntax();
@@ -201,7 +201,9 @@ impl Program {
             served,
             modules,
         };
-        program.compiled(vec![INPUTS.to_owned()]).map_err(|error| CompileError::new(name, source, &error))?;
+        let before = u32::from(!program.prelude.is_empty());
+        let compiled = program.compiled(vec![INPUTS.to_owned()]);
+        compiled.map_err(|error| CompileError::new(name, source, &error, before))?;
         Ok(program)
     }
 
@@ -248,7 +250,7 @@ impl Program {
         MontyRun::new(self.prepared.clone(), &self.name, names, CompileOptions::default())
     }
 
-    /// How far the first line is shifted by what stands before it.
+    /// How far the text is shifted by the line that stands before it: in bytes.
     fn shift(&self) -> u32 {
         if self.prelude.is_empty() { 0 } else { u32::try_from(prelude::PREFIX.len()).unwrap_or(0) }
     }
@@ -261,20 +263,16 @@ impl Program {
     /// A traceback's frame as people may see it: none outside the user's text, which is where the entry call and the
     /// prelude are.
     pub(super) fn frame(&self, frame: &StackFrame) -> Option<StackFrame> {
-        let shift = self.shift();
-        if frame.filename == "<string>" && shift > 0 {
-            return None;
-        }
-        if frame.filename == self.name && frame.start.line as usize > self.line_starts.len() {
+        let before = u32::from(!self.prelude.is_empty());
+        if frame.filename == "<string>" && before > 0 {
             return None;
         }
         let mut frame = frame.clone();
-        if frame.filename == self.name && frame.start.line == 1 {
-            frame.preview_line =
-                frame.preview_line.map(|line| line.strip_prefix(prelude::PREFIX).unwrap_or(&line).into());
-            frame.start.column = frame.start.column.saturating_sub(shift).max(1);
-            if frame.end.line == 1 {
-                frame.end.column = frame.end.column.saturating_sub(shift).max(1);
+        if frame.filename == self.name {
+            frame.start.line = frame.start.line.checked_sub(before).filter(|line| *line > 0)?;
+            frame.end.line = frame.end.line.saturating_sub(before);
+            if frame.start.line as usize > self.line_starts.len() {
+                return None;
             }
         }
         Some(frame)
@@ -329,11 +327,17 @@ impl Program {
 }
 
 impl CompileError {
-    fn new(file: &str, source: &str, error: &MontyException) -> Self {
+    /// The interpreter's own refusal; `before` lines stand before the user's.
+    fn new(file: &str, source: &str, error: &MontyException, before: u32) -> Self {
         let frame = error.traceback().last();
         let mut found = Self::bare(file, &error.exc_type().to_string(), error.message().unwrap_or_default());
-        if let Some(frame) = frame.filter(|frame| frame.start.line > 0) {
-            found.place(source, frame.start.line, frame.start.column, frame.end.column.max(frame.start.column + 1));
+        if let Some(frame) = frame.filter(|frame| frame.start.line > before) {
+            found.place(
+                source,
+                frame.start.line - before,
+                frame.start.column,
+                frame.end.column.max(frame.start.column + 1),
+            );
         }
         found
     }

@@ -65,6 +65,8 @@ pub(super) struct State {
     pub modules: Vec<Module>,
     /// Pending awaitables that are no calls.
     pub promises: BTreeSet<u32>,
+    /// What the interpreter's numbers of calls are counted from.
+    pub first_call: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +77,8 @@ struct Header {
     modules: Vec<Module>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     promises: BTreeSet<u32>,
+    #[serde(default)]
+    first_call: u32,
 }
 
 /// What this program writes.
@@ -142,7 +146,8 @@ fn decompress(packed: &[u8], dictionary: &[u8]) -> Option<Vec<u8>> {
 
 fn encode(state: &State) -> Vec<u8> {
     let wakes = state.wakes.iter().map(|(id, wake)| (*id, wake.to_column())).collect();
-    let header = Header { wakes, modules: state.modules.clone(), promises: state.promises.clone() };
+    let (modules, promises) = (state.modules.clone(), state.promises.clone());
+    let header = Header { wakes, modules, promises, first_call: state.first_call };
     let header = serde_json::to_vec(&header).unwrap_or_default();
     // The dump comes first: it holds the program, which is the part worth having in a dictionary.
     let mut payload = Vec::with_capacity(state.dump.len() + header.len() + 8);
@@ -157,8 +162,9 @@ fn decode(payload: &[u8]) -> Option<State> {
     let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
     let (dump, header) = rest.split_at_checked(length)?;
     let header: Header = serde_json::from_slice(header).ok()?;
-    let wakes = header.wakes.into_iter().map(|(id, wake)| (id, Wake::from_column(wake))).collect();
-    Some(State { dump: dump.to_vec(), wakes, modules: header.modules, promises: header.promises })
+    let wakes = header.wakes.iter().map(|(id, wake)| (*id, Wake::from_column(*wake))).collect();
+    let Header { modules, promises, first_call, .. } = header;
+    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call })
 }
 
 #[cfg(test)]
@@ -172,6 +178,7 @@ mod tests {
             wakes: vec![(CallId(3), Wake::Alone), (CallId(4), Wake::Group(5))],
             modules: Vec::new(),
             promises: BTreeSet::from([7]),
+            first_call: 2,
         }
     }
 

@@ -59,6 +59,8 @@ pub enum Origin<'a> {
     Start {
         /// The inputs by name.
         inputs: &'a Json,
+        /// The id of its first call: above those of the lives before it, if it began anew.
+        first_call: u32,
     },
     /// A pause. Outcomes of calls that are not awaited any more are ignored.
     Paused {
@@ -88,6 +90,8 @@ pub(super) fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// A turn being taken.
 pub(super) struct Run<'a> {
     pub(super) turn: &'a Turn<'a>,
+    /// What the interpreter's numbers of calls are counted from.
+    first_call: u32,
     pub(super) log: Log,
     pub(super) calls: Vec<NewCall>,
     /// The prelude's modules.
@@ -128,6 +132,7 @@ impl<'a> Run<'a> {
     fn new(turn: &'a Turn<'a>) -> Self {
         Self {
             turn,
+            first_call: 0,
             log: Log { entries: Vec::new(), room: turn.limits.log },
             calls: Vec::new(),
             modules: Vec::new(),
@@ -154,11 +159,15 @@ impl<'a> Run<'a> {
     fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
         let mut wakes = Vec::new();
         let (mut progress, base) = match origin {
-            Origin::Start { inputs } => (self.start(inputs)?, None),
+            Origin::Start { inputs, first_call } => {
+                self.first_call = first_call;
+                (self.start(inputs)?, None)
+            }
             Origin::Paused { snapshot, base, outcomes } => {
                 let base = snapshot::open_base(base)?;
                 let state = snapshot::open(snapshot, Some(&base))?;
                 wakes = state.wakes;
+                self.first_call = state.first_call;
                 self.modules = state.modules;
                 self.promises = state.promises;
                 (self.resume(&state.dump, outcomes)?, Some(base))
@@ -184,7 +193,10 @@ impl<'a> Run<'a> {
             timezone: SandboxTimeZone::utc(),
             sleep: SleepMode::CallHost,
             process_time: ProcessTime::Zero,
-            random_start: RandomStart::Seed(RandomSeed::Str(self.turn.execution.to_string())),
+            random_start: RandomStart::Seed(RandomSeed::Str(match self.first_call {
+                0 => self.turn.execution.to_string(),
+                first => format!("{}/{first}", self.turn.execution),
+            })),
         };
         let limits = self.turn.limits;
         // Never `max_feed_duration`: it adds up over the whole life of an execution.
@@ -208,8 +220,9 @@ impl<'a> Run<'a> {
         let pending = paused.pending_call_ids();
         let mut results: Vec<(u32, ExtFunctionResult)> = outcomes
             .iter()
-            .filter(|(id, _)| pending.contains(&id.0))
-            .map(|(id, outcome)| (id.0, deliver(outcome)))
+            .filter_map(|(id, outcome)| Some((id.0.checked_sub(self.first_call)?, outcome)))
+            .filter(|(id, _)| pending.contains(id))
+            .map(|(id, outcome)| (id, deliver(outcome)))
             .collect();
         // One order at every resume, so that the same outcomes always lead to the same state.
         results.sort_by_key(|(id, _)| *id);
@@ -233,7 +246,8 @@ impl<'a> Run<'a> {
         match arguments(&call.args) {
             Ok((args, kwargs)) => {
                 let line = self.line(&call.position);
-                self.calls.push(NewCall { args, kwargs, ..NewCall::new(call.call_id, CallKind::Function, name, line) });
+                let id = self.id(call.call_id);
+                self.calls.push(NewCall { args, kwargs, ..NewCall::new(id, CallKind::Function, name, line) });
                 Ok(call.resume_pending(self.log.writer())?)
             }
             Err(refusal) => {
@@ -291,7 +305,7 @@ impl<'a> Run<'a> {
         let id = call.call_id;
         let line = self.line(&call.position);
         let name = format!("sleep {}", in_words(delay));
-        self.calls.push(NewCall { delay: Some(delay), ..NewCall::new(id, CallKind::Timer, &name, line) });
+        self.calls.push(NewCall { delay: Some(delay), ..NewCall::new(self.id(id), CallKind::Timer, &name, line) });
         Ok(call.resume(ExtFunctionResult::Future(id), self.log.writer())?)
     }
 
@@ -309,8 +323,14 @@ impl<'a> Run<'a> {
     /// Bytes that no other call gets, and a repeated turn gets again.
     pub(super) fn random(&self, call_id: u32, bytes: &mut [u8]) {
         let mut hasher = blake3::Hasher::new_derive_key("durable-monty os.urandom");
-        hasher.update(self.turn.execution.as_str().as_bytes()).update(&call_id.to_le_bytes());
+        hasher.update(self.turn.execution.as_str().as_bytes()).update(&self.id(call_id).0.to_le_bytes());
         hasher.finalize_xof().fill(bytes);
+    }
+
+    /// A call as it is known outside: no call of the execution's whole life has another's id, because work that a former
+    /// life gave up may still be under way.
+    pub(super) fn id(&self, call_id: u32) -> CallId {
+        CallId(self.first_call.wrapping_add(call_id))
     }
 
     fn import(&self, module: &str) -> ExtFunctionResult {
@@ -355,7 +375,7 @@ impl<'a> Run<'a> {
         if !given_up.is_empty() {
             let dump = self.dump(&progress)?;
             for id in waits::below(&dump, &given_up) {
-                self.cancelled.push(CallId(id));
+                self.cancelled.push(self.id(id));
                 results.push((id, exception::cancelled("given up").into()));
             }
         }
@@ -384,7 +404,7 @@ impl<'a> Run<'a> {
             return Ok(self.fail(Failure::new("RuntimeError", text)));
         }
         let dump = self.dump(progress)?;
-        let wakes = waits::read(&dump, &pending);
+        let wakes: Vec<_> = waits::read(&dump, &pending).into_iter().map(|(id, wake)| (self.id(id), wake)).collect();
         let mut new_calls = std::mem::take(&mut self.calls);
         let cancelled = std::mem::take(&mut self.cancelled);
         let by_id: BTreeMap<CallId, Wake> = wakes.iter().copied().collect();
@@ -398,7 +418,7 @@ impl<'a> Run<'a> {
         let waits_for_earlier = old.iter().any(|(id, _)| by_id.contains_key(id));
         let has_groups = wakes.iter().any(|(_, wake)| matches!(wake, Wake::Group(_)));
         let (modules, promises) = (std::mem::take(&mut self.modules), std::mem::take(&mut self.promises));
-        let state = State { dump, wakes, modules, promises };
+        let state = State { dump, wakes, modules, promises, first_call: self.first_call };
         let (base, snapshot) = match base {
             Some(base) => (None, snapshot::seal(&state, Some(base))),
             None => {

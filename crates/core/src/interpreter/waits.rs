@@ -15,18 +15,18 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::{id::CallId, model::Wake};
+use crate::model::Wake;
 
 /// Bytes before the dump's payload: magic and version.
 const DUMP_HEADER: usize = 8;
 
 /// One wake rule per pending call, in order of call ids.
-pub(super) fn read(dump: &[u8], pending: &[u32]) -> Vec<(CallId, Wake)> {
+pub(super) fn read(dump: &[u8], pending: &[u32]) -> Vec<(u32, Wake)> {
     let mut pending = pending.to_vec();
     pending.sort_unstable();
     let known = if pending.len() > 1 { graph(dump).map(|graph| graph.wakes()) } else { None };
     let wake = |id: u32| known.as_ref().and_then(|wakes| wakes.get(&id).copied()).unwrap_or(Wake::Alone);
-    pending.into_iter().map(|id| (CallId(id), wake(id))).collect()
+    pending.into_iter().map(|id| (id, wake(id))).collect()
 }
 
 /// Where an object stands in the heap, from what Python's `id()` says of it: the low five bits tell its kind.

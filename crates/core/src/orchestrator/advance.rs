@@ -46,7 +46,7 @@ async fn take(engine: &Engine, won: Arc<Won>, program: Arc<Program>) -> Result<S
             limits,
         };
         match &won.state {
-            None => interpreter::advance(&turn, Origin::Start { inputs: &won.inputs }),
+            None => interpreter::advance(&turn, Origin::Start { inputs: &won.inputs, first_call: won.first_call.0 }),
             Some((snapshot, base)) => {
                 interpreter::advance(&turn, Origin::Paused { snapshot, base, outcomes: &won.outcomes })
             }

@@ -16,7 +16,7 @@ use crate::{
         DbConnection, StoreError,
         calls::{self, Seen},
         control,
-        executions::Ending,
+        executions::{self, Ending},
     },
     time::Timestamp,
 };
@@ -95,6 +95,11 @@ fn decide(
     control::request_cancel(conn, id, now)?;
     if execution.cancel_told || execution.status == ExecutionStatus::Running {
         return Ok(Some((Verdict::Asked, Vec::new())));
+    }
+    if claim.leaves_word() {
+        // Whoever claims it tells it, because only that process can tell its workers.
+        executions::due_now(conn, id, now)?;
+        return Ok(Some((Verdict::Told(Box::new(None)), Vec::new())));
     }
     let calls = tell(conn, id, now)?;
     Ok(Some((Verdict::Told(Box::new(claim.make(conn, id)?)), calls)))

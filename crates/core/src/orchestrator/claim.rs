@@ -111,6 +111,11 @@ impl Claim {
         Self { worker: engine.worker.clone(), now, until, leaves_word: !engine.advances }
     }
 
+    /// Whether whoever asks here only leaves word.
+    pub(super) fn leaves_word(&self) -> bool {
+        self.leaves_word
+    }
+
     /// Inside somebody's transaction.
     pub(super) fn make(&self, conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Claimed>, StoreError> {
         if self.leaves_word {

@@ -9,6 +9,7 @@ use super::{
     pause::{Paused, Told, log_lines, look_again, pause},
 };
 use crate::{
+    id::CallId,
     interpreter::{AdvanceError, End, NewCall, SnapshotError},
     model::{Failure, Json, Stream},
     store::{control, logs},
@@ -75,8 +76,9 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
     match step.end {
         End::Finish { output, abandoned } => end(engine, claimed, Ok(output), abandoned, told).await,
         End::Fail { failure, abandoned } => end(engine, claimed, Err(failure), abandoned, told).await,
-        End::Again { inputs } => {
-            Ok(if again(engine, claimed, inputs, told).await? { Turned::Again } else { Turned::Lost })
+        End::Again { inputs, first_call } => {
+            let begun = again(engine, claimed, inputs, CallId(first_call), told).await?;
+            Ok(if begun { Turned::Again } else { Turned::Lost })
         }
         End::Pause(waiting) => match pause(engine, claimed, waiting, told).await? {
             Some(Paused { work, look_again }) => {

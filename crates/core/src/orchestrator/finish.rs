@@ -101,7 +101,13 @@ pub async fn finish(
 }
 
 /// Begins a claimed execution anew, without its past. False when the claim was lost.
-pub async fn again(engine: &Engine, claimed: Claimed, inputs: Json, told: Told) -> Result<bool, OrchestrationError> {
+pub async fn again(
+    engine: &Engine,
+    claimed: Claimed,
+    inputs: Json,
+    first_call: CallId,
+    told: Told,
+) -> Result<bool, OrchestrationError> {
     let (now, id, held) = (engine.now(), claimed.id().clone(), claimed.fence());
     let (key, h) = (id.clone(), held.clone());
     engine.keep_hot(&id, None);
@@ -110,7 +116,7 @@ pub async fn again(engine: &Engine, claimed: Claimed, inputs: Json, told: Told) 
             return Ok(false);
         }
         control::request_cancel_of_children(conn, &key, now)?;
-        if !control::again(conn, &h.fence, &inputs, now)? {
+        if !control::again(conn, &h.fence, (&inputs, first_call), now)? {
             return Ok(false);
         }
         logs::append(conn, &key, &told.log)?;
@@ -134,15 +140,22 @@ fn ending(execution: &Execution, failure: Failure) -> Ending {
     }
     let over = execution.deadline_at.filter(|deadline| execution.cancel_requested_at >= Some(*deadline));
     match over {
-        Some(deadline) => {
-            let message = format!("not done by its deadline, {deadline}");
-            Ending::Failed(Failure { traceback: failure.traceback, ..Failure::new("TimeoutError", message) })
-        }
-        None => {
-            let message = "it was cancelled";
-            Ending::Cancelled(Failure { traceback: failure.traceback, ..Failure::new(cancel::CANCELLED, message) })
-        }
+        Some(deadline) => Ending::Failed(known_as(
+            "TimeoutError",
+            &format!("not done by its deadline, {deadline}"),
+            failure.traceback,
+        )),
+        None => Ending::Cancelled(known_as(cancel::CANCELLED, "it was cancelled", failure.traceback)),
     }
+}
+
+/// A failure under the name that people know it by, also in the last line of its traceback.
+fn known_as(kind: &str, message: &str, traceback: Option<String>) -> Failure {
+    let named = |text: String| {
+        let frames = text.trim_end().rsplit_once('\n').map_or("", |(frames, _)| frames);
+        format!("{frames}\n{kind}: {message}").trim_start().to_owned()
+    };
+    Failure { traceback: traceback.map(named), ..Failure::new(kind, message) }
 }
 
 /// Puts the traceback of the function whose failure the workflow passed on below the workflow's own.

@@ -47,7 +47,8 @@ fn replay(engine: &Engine, won: &Won, program: &Program, recorded: &[Recorded]) 
         limits: engine.settings.limits,
     };
     let began = won.execution.started_at.unwrap_or(won.execution.created_at);
-    let first = interpreter::advance(&turn(began), Origin::Start { inputs: &won.inputs })?;
+    let first =
+        interpreter::advance(&turn(began), Origin::Start { inputs: &won.inputs, first_call: won.first_call.0 })?;
     let (mut pause, mut base) = (paused(first, 1)?, None);
     let mut number = 1;
     check(&pause.new_calls, number, recorded)?;

@@ -20,25 +20,40 @@ pub async fn retry(engine: &Engine, id: &ExecutionId) -> Result<usize, Orchestra
     let done = engine.db.write(move |conn| {
         let Some(execution) = control::lock(conn, &key)? else { return Ok(None) };
         match execution.status {
-            ExecutionStatus::Failed | ExecutionStatus::Cancelled => {
-                // From its beginning it would do again what succeeded.
-                let gone = execution.suspension > 0 && control::last_state(conn, &key)?.is_none();
-                Ok(Some(if gone { Ok(None) } else { Ok(Some(control::revive(conn, &execution, now)?)) }))
-            }
+            ExecutionStatus::Failed | ExecutionStatus::Cancelled => Ok(Some(Ok(match obstacle(conn, &execution)? {
+                Some(why) => Err(why),
+                None => Ok(control::revive(conn, &execution, now)?),
+            }))),
             other => Ok(Some(Err(other))),
         }
     });
     match done.await?.ok_or_else(|| OrchestrationError::NotFound(id.clone()))? {
-        Ok(Some(again)) => {
+        Ok(Ok(again)) => {
             engine.sooner(AT_ONCE);
             Ok(again)
         }
-        Ok(None) => {
-            let why = "its last state was not kept (--history none)".to_owned();
-            Err(OrchestrationError::NoState { id: id.clone(), wish: "retried", why })
-        }
+        Ok(Err(why)) => Err(OrchestrationError::NoState { id: id.clone(), wish: "retried", why }),
         Err(status) => Err(OrchestrationError::NotFailed { id: id.clone(), status }),
     }
+}
+
+/// Why an execution that has ended cannot go on from its last state.
+fn obstacle(conn: &mut DbConnection, execution: &Execution) -> Result<Option<Refused>, StoreError> {
+    if execution.suspension == 0 {
+        return Ok(None);
+    }
+    // From its beginning it would do again what succeeded.
+    if control::last_state(conn, &execution.id)?.is_none() {
+        return Ok(Some("its last state was not kept (--history none)".into()));
+    }
+    if execution.cancel_told && !calls::was_cancelled_last(conn, execution)? {
+        return Ok(Some(
+            "its last state is in the middle of cleaning up after its cancellation; with --history all or --keep-all, \
+             durable fork begins from a state before it"
+                .into(),
+        ));
+    }
+    Ok(None)
 }
 
 /// Another execution that begins in the middle of one.

@@ -12,7 +12,7 @@ pub use super::{
     },
     record::{
         Recorded, arguments, attempt_number, attempts, cancelled_among, cancelled_at, last_delivery_before, list,
-        list_with_status, recorded, workers_of,
+        list_with_status, recorded, was_cancelled_last, workers_of,
     },
 };
 

@@ -151,7 +151,12 @@ pub fn shelve(conn: &mut DbConnection, fence: &Fence, now: Timestamp) -> Result<
 }
 
 /// Lets a claimed execution begin anew, with other inputs and nothing of its past. False when the claim was lost.
-pub fn again(conn: &mut DbConnection, fence: &Fence, inputs: &Json, now: Timestamp) -> Result<bool, StoreError> {
+pub fn again(
+    conn: &mut DbConnection,
+    fence: &Fence,
+    (inputs, first_call): (&Json, CallId),
+    now: Timestamp,
+) -> Result<bool, StoreError> {
     let held = table::table
         .find(fence.id.as_str())
         .filter(table::epoch.eq(fence.epoch.0))
@@ -172,7 +177,9 @@ pub fn again(conn: &mut DbConnection, fence: &Fence, inputs: &Json, now: Timesta
         return Ok(false);
     }
     forget_past(conn, &fence.id)?;
-    diesel::update(origins::table.find(fence.id.as_str())).set(origins::inputs.eq(&inputs.0)).execute(conn)?;
+    diesel::update(origins::table.find(fence.id.as_str()))
+        .set((origins::inputs.eq(&inputs.0), origins::first_call.eq(i64::from(first_call.0))))
+        .execute(conn)?;
     Ok(true)
 }
 
@@ -376,10 +383,13 @@ pub fn set_state(
     snapshot: &crate::interpreter::Snapshot,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let (base, format): (Option<Vec<u8>>, Option<String>) =
-        origins::table.find(from.as_str()).select((origins::base_snapshot, origins::base_format)).first(conn)?;
+    let (base, format, first_call): (Option<Vec<u8>>, Option<String>, i64) = origins::table
+        .find(from.as_str())
+        .select((origins::base_snapshot, origins::base_format, origins::first_call))
+        .first(conn)?;
     diesel::update(origins::table.find(fork.id.as_str()))
         .set((
+            origins::first_call.eq(first_call),
             origins::base_snapshot.eq(base),
             origins::base_format.eq(format),
             origins::forked_from.eq(Some(from.as_str())),

@@ -9,7 +9,7 @@ use diesel::{
 
 use super::{
     DbConnection, StoreError, calls,
-    rows::{ExecutionRow, failure_text},
+    rows::{self, ExecutionRow, failure_text},
     schema::{executions, origins, sources},
 };
 use crate::{
@@ -150,6 +150,8 @@ pub struct Won {
     pub execution: Execution,
     /// What it began with: a JSON object.
     pub inputs: Json,
+    /// The id of its first call.
+    pub first_call: CallId,
     /// Its state with the first state, unless it never paused.
     pub state: Option<(Snapshot, Snapshot)>,
     /// Settled calls that no advance has delivered yet, in order.
@@ -218,10 +220,10 @@ fn load_won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError
     let execution = get(conn, id)?.ok_or_else(gone)?;
     let snapshot: (Option<Vec<u8>>, Option<String>) =
         executions::table.find(id.as_str()).select((executions::snapshot, executions::snapshot_format)).first(conn)?;
-    type Origin = (String, Option<Vec<u8>>, Option<String>, Option<String>);
-    let (inputs, base, base_format, secret): Origin = origins::table
+    type Origin = (String, i64, Option<Vec<u8>>, Option<String>, Option<String>);
+    let (inputs, first_call, base, base_format, secret): Origin = origins::table
         .find(id.as_str())
-        .select((origins::inputs, origins::base_snapshot, origins::base_format, origins::secret))
+        .select((origins::inputs, origins::first_call, origins::base_snapshot, origins::base_format, origins::secret))
         .first(conn)
         .optional()?
         .ok_or_else(gone)?;
@@ -229,7 +231,8 @@ fn load_won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError
     let state = sealed(snapshot.0, snapshot.1).zip(sealed(base, base_format));
     let (outcomes, last) = calls::undelivered(conn, id)?;
     let at = last.or(execution.started_at).unwrap_or(execution.created_at);
-    Ok(Won { execution, inputs: Json(inputs), state, outcomes, at, secret: secret.unwrap_or_default() })
+    let (inputs, first_call, secret) = (Json(inputs), rows::call_id(first_call)?, secret.unwrap_or_default());
+    Ok(Won { execution, inputs, first_call, state, outcomes, at, secret })
 }
 
 /// The part of a pause, finish or failure that every write under a claim repeats.

@@ -133,6 +133,16 @@ pub fn last_delivery_before(
     Ok(Epoch(last.flatten().unwrap_or(0)))
 }
 
+/// Whether the last that an ended execution was told is its cancellation: it has saved no state since.
+pub fn was_cancelled_last(conn: &mut DbConnection, execution: &Execution) -> Result<bool, StoreError> {
+    let told = calls::table
+        .filter(calls::execution_id.eq(execution.id.as_str()))
+        .filter(calls::status.eq(CallStatus::Cancelled.as_str()))
+        .filter(calls::delivered_in.eq(Some(execution.epoch.0)))
+        .filter(calls::completed_at.ge(execution.cancel_requested_at.map(|at| at.0)));
+    Ok(diesel::select(diesel::dsl::exists(told)).get_result(conn)?)
+}
+
 /// A call as it stands on record, for making a state again.
 #[derive(Debug, Clone)]
 pub struct Recorded {

@@ -44,6 +44,7 @@ diesel::table! {
         secret -> Nullable<Text>,
         forked_from -> Nullable<Text>,
         forked_at -> Nullable<BigInt>,
+        first_call -> BigInt,
     }
 }
 

@@ -322,6 +322,25 @@ async fn a_name_that_the_module_lacks_is_refused_with_its_line_and_a_near_one() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_statement_may_be_of_any_kind() {
+    for first in [
+        "async def helper():\n    return 1\n\nimport durable",
+        "try:\n    import durable\nfinally:\n    pass",
+        "class Kept:\n    pass\n\nimport durable",
+        "\"\"\"Says what it does.\"\"\"\nimport durable",
+        "\n\nimport durable",
+    ] {
+        let source = format!(
+            "{first}\n\nasync def one():\n    return 1\n\nasync def main():\n    return await durable.spawn(one())\n"
+        );
+        assert_eq!(output(&source).await, json!(1), "{source}");
+    }
+    let source =
+        "async def main(n: int = 3):\n    import durable as d\n    await d.sleep_until(d.now())\n    return n\n";
+    assert_eq!(output(source).await, json!(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_and_tracebacks_are_those_of_the_file() {
     let source = "import durable; from tasks import fail
 
@@ -371,7 +390,10 @@ fn a_state_carries_only_what_its_workflow_uses() {
             limits: durable_core::interpreter::Limits::default(),
         };
         let inputs = durable_core::model::Json("{}".into());
-        match durable_core::interpreter::advance(&turn, durable_core::interpreter::Origin::Start { inputs: &inputs }) {
+        match durable_core::interpreter::advance(
+            &turn,
+            durable_core::interpreter::Origin::Start { inputs: &inputs, first_call: 0 },
+        ) {
             Ok(durable_core::interpreter::Step { end: durable_core::interpreter::End::Pause(pause), .. }) => {
                 pause.base.unwrap().bytes.len()
             }

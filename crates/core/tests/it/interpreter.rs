@@ -45,7 +45,7 @@ impl Hand {
     #[expect(clippy::needless_pass_by_value, reason = "reads better where it is called")]
     fn start(&mut self, inputs: Value) -> Step {
         let inputs = Json::from(&inputs);
-        let step = advance(&self.turn(), Origin::Start { inputs: &inputs }).unwrap();
+        let step = advance(&self.turn(), Origin::Start { inputs: &inputs, first_call: 0 }).unwrap();
         self.keep_base(&step);
         step
     }

@@ -365,6 +365,27 @@ async fn retry_gives_the_call_its_attempts_anew_and_revives_a_cancelled_executio
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_execution_that_has_cleaned_up_is_not_retried() {
+    for (kind, url, _folder) in databases() {
+        for force in [false, true] {
+            let rig = Rig::new(&url, "w");
+            let id = rig.start(CLEANS_UP).await;
+            let work = rig.jobs().await.remove(0).1;
+            rig.complete(&work, json!(5)).await;
+            ask_to_cancel(&rig, &id, false).await;
+            if force {
+                ask_to_cancel(&rig, &id, true).await;
+            } else {
+                rig.run(&id, first).await;
+            }
+            let refused = revive::retry(&rig.engine, &id).await.unwrap_err().to_string();
+            assert!(refused.contains("cleaning up after its cancellation"), "{kind}: {refused}");
+            assert_eq!(rig.execution(&id).await.status, ExecutionStatus::Cancelled, "{kind}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fork_goes_on_from_a_kept_state_with_another_outcome() {
     use durable_core::orchestrator::History;
     let source = "
@@ -432,6 +453,37 @@ async def main(n=0, seen=None):
         rig.run(&id, first).await;
         assert_eq!(output(&rig, &id).await, json!([0, 1, 2]), "{kind}");
         assert_eq!(rig.calls(&id).await.len(), 1, "{kind}: only those of its last life");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_life_gave_up_is_no_call_of_the_next() {
+    let source = "
+import random, uuid
+import durable
+from tasks import f
+
+async def main(seen=None):
+    if seen is None:
+        seen = [random.random(), str(uuid.uuid4())]
+        lost, token = f('old'), durable.callback()[0]
+        await f('first')
+        durable.continue_as_new(seen=seen + [token])
+    now = [random.random(), str(uuid.uuid4())]
+    answer, token = f('new'), durable.callback()[0]
+    return [all(a != b for a, b in zip(seen, now + [token])), await answer]
+";
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let id = rig.start(source).await;
+        let jobs = rig.jobs().await;
+        let [(_, old), (_, one)] = &jobs[..] else { panic!("{kind}: {jobs:?}") };
+        rig.complete(one, json!(1)).await;
+        let new = rig.jobs().await.remove(0).1;
+        assert!(new.attempt.call > old.attempt.call, "{kind}: {new:?} and {old:?}");
+        assert!(matches!(rig.complete(old, json!("of the past")).await, Settled::Ignored), "{kind}");
+        rig.complete(&new, json!("of now")).await;
+        assert_eq!(output(&rig, &id).await, json!([true, "of now"]), "{kind}");
     }
 }
 

@@ -101,7 +101,7 @@ async fn executions_are_moved_as_the_table_says() {
                         Cancel => control::end_by_force(conn, &fence.id, &failure, now)?,
                         Hold => control::hold(conn, &fence.id)?,
                         Release => control::release(conn, &fence.id, now)?,
-                        Again => control::again(conn, &fence, &Json("{}".into()), now)?,
+                        Again => control::again(conn, &fence, (&Json("{}".into()), CallId(9)), now)?,
                         Revive => unreachable!("see revive.rs"),
                     })
                 });
