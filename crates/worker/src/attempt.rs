@@ -50,12 +50,16 @@ pub(crate) async fn run(registry: &Registry, offers: &Offers, work: Work, told: 
     let options = &registered.options;
     let Work { attempt: of, args, kwargs, options: asked, .. } = work;
     let timeout = asked.timeout.unwrap_or(options.timeout).min(told.left);
-    let Told { callback, cancelled, progress, .. } = told;
+    let Told { callback, cancelled, progress, left } = told;
     let key = asked.idempotency_key;
     let invocation = Invocation { of, function: name.to_owned(), args, kwargs, callback, key, cancelled, progress };
     let attempt = registered.function.call(invocation, log);
     let ended = match tokio::time::timeout(timeout, attempt).await {
         Ok(ended) => ended,
+        Err(_) if timeout == left => {
+            let message = format!("{name} was not done within its total_timeout");
+            Err(FunctionError::new("TimeoutError", message))
+        }
         Err(_) => Err(timed_out(name, timeout)),
     };
     match ended {

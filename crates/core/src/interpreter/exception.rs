@@ -8,7 +8,7 @@ use crate::model::Failure;
 /// A function's failure, as the exception that is raised where the workflow awaits it.
 ///
 /// A type that the interpreter has arrives as itself. Any other arrives as its nearest builtin base
-/// that the interpreter has, with the original name kept in the message.
+/// that the interpreter has, below Exception, or else as RuntimeError, with the original name kept in the message.
 pub(super) fn raise(failure: &Failure) -> MontyException {
     let (kind, message) = arrives_as(failure);
     MontyException::new(kind, Some(message))
@@ -28,7 +28,9 @@ fn arrives_as(failure: &Failure) -> (ExcType, String) {
     match raisable(&failure.kind) {
         Some(kind) => (kind, failure.message.clone()),
         None => {
-            let kind = failure.bases.iter().find_map(|base| raisable(base)).unwrap_or(ExcType::RuntimeError);
+            // Every exception is an Exception: what is nothing more arrives as the type that is the module's TaskError.
+            let bases = failure.bases.iter().filter(|base| *base != "Exception");
+            let kind = bases.into_iter().find_map(|base| raisable(base)).unwrap_or(ExcType::RuntimeError);
             (kind, failure.to_string())
         }
     }
@@ -89,6 +91,7 @@ mod tests {
         );
         assert_eq!(arrives("tasks.Refused", &["ValueError", "Exception"]), "ValueError: tasks.Refused: boom");
         assert_eq!(arrives("weird.Thing", &[]), "RuntimeError: weird.Thing: boom");
+        assert_eq!(arrives("tasks.Own", &["Exception", "BaseException"]), "RuntimeError: tasks.Own: boom");
     }
 
     #[test]

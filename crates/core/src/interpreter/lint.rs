@@ -46,7 +46,7 @@ const NOT_HERE: &str = include_str!("lint/not_here.txt");
 pub(super) fn mistakes(module: &ModModule, served: &BTreeSet<String>) -> Vec<Mistake> {
     let mut names = Names::default();
     names.visit_body(&module.body);
-    let mut lint = Lint { names, served, found: Vec::new() };
+    let mut lint = Lint { names, served, found: Vec::new(), functions: Vec::new() };
     lint.visit_body(&module.body);
     lint.found.sort_by_key(|mistake| mistake.range.start());
     lint.found
@@ -88,12 +88,23 @@ struct Lint<'s> {
     names: Names,
     served: &'s BTreeSet<String>,
     found: Vec<Mistake>,
+    /// The functions around, each with whether it is async.
+    functions: Vec<bool>,
 }
 
 impl<'a> Visitor<'a> for Lint<'_> {
     fn visit_stmt(&mut self, stmt: &'a Stmt) {
         match stmt {
-            Stmt::Expr(alone) => self.alone(&alone.value),
+            Stmt::Expr(alone) => self.unawaited(&alone.value),
+            Stmt::FunctionDef(def) => {
+                self.functions.push(def.is_async);
+                walk_stmt(self, stmt);
+                self.functions.pop();
+                return;
+            }
+            Stmt::If(test) => self.unawaited(&test.test),
+            Stmt::While(test) => self.unawaited(&test.test),
+            Stmt::For(each) => self.unawaited(&each.iter),
             Stmt::Import(import) => {
                 import.names.iter().for_each(|alias| self.import(&alias.name, alias.range()));
             }
@@ -115,8 +126,30 @@ impl<'a> Visitor<'a> for Lint<'_> {
             Expr::Attribute(attribute) if self.dotted(&attribute.value).as_deref() == Some("asyncio") => {
                 self.asyncio(attribute.attr.as_str(), attribute.range());
             }
+            Expr::BinOp(operation) => {
+                self.unawaited(&operation.left);
+                self.unawaited(&operation.right);
+            }
+            Expr::Compare(compared) => {
+                compared.operands.iter().for_each(|operand| self.unawaited(operand));
+            }
+            Expr::FString(text) => {
+                text.value.elements().filter_map(|element| element.as_interpolation()).for_each(|part| {
+                    self.unawaited(&part.expression);
+                });
+            }
+            Expr::Await(awaited) if self.functions.last() == Some(&false) => {
+                let message = "await is outside an async function".to_owned();
+                self.add(
+                    awaited.range(),
+                    "SyntaxError",
+                    message,
+                    "write async def, and await the function where it is called",
+                );
+            }
             Expr::Call(call) => {
                 self.raised(call);
+                self.fraction_of_time(call);
                 let gather = self.dotted(&call.func).as_deref() == Some("asyncio.gather");
                 if let Some(keyword) = call.arguments.keywords.first().filter(|_| gather) {
                     let message = "gather() takes no keywords in a workflow".to_owned();
@@ -147,8 +180,21 @@ impl Lint<'_> {
         }
     }
 
-    /// A call whose value nobody takes.
-    fn alone(&mut self, expr: &Expr) {
+    /// `timedelta(seconds=0.5)`: the interpreter's takes whole numbers only.
+    fn fraction_of_time(&mut self, call: &ExprCall) {
+        if self.dotted(&call.func).as_deref() != Some("datetime.timedelta") {
+            return;
+        }
+        let values = call.arguments.args.iter().chain(call.arguments.keywords.iter().map(|keyword| &keyword.value));
+        let float = |value: &&Expr| matches!(value, Expr::NumberLiteral(number) if number.value.is_float());
+        if let Some(value) = values.into_iter().find(float) {
+            let message = "timedelta takes whole numbers in a workflow".to_owned();
+            self.add(value.range(), "TypeError", message, "use a smaller unit: timedelta(milliseconds=500)");
+        }
+    }
+
+    /// A call whose result is used, or dropped, where only an awaitable can be.
+    fn unawaited(&mut self, expr: &Expr) {
         let Expr::Call(call) = expr else { return };
         let Some(dotted) = self.dotted(&call.func) else { return };
         let durable = dotted.strip_prefix("durable.");
@@ -157,7 +203,7 @@ impl Lint<'_> {
             || matches!(dotted.as_str(), "asyncio.sleep" | "asyncio.gather")
             || durable.is_some_and(|name| AWAITABLES.contains(&name) || matches!(name, "call" | "run_child"));
         if forgotten {
-            let message = format!("{dotted}() is not awaited, so it does nothing");
+            let message = format!("{dotted}() is not awaited");
             self.add(
                 call.range(),
                 "SyntaxError",
@@ -205,12 +251,7 @@ impl Lint<'_> {
         };
         if wrong {
             let message = format!("{} takes one text in a workflow", name.id);
-            self.add(
-                call.range(),
-                "TypeError",
-                message,
-                "put everything into one text: ValueError(f\"{code}: {detail}\")",
-            );
+            self.add(call.range(), "TypeError", message, "put everything into one text, such as f\"{code}: {detail}\"");
         }
     }
 }

@@ -369,6 +369,10 @@ impl CompileError {
             .filter(|(score, _)| module == "durable" && *score > 0.75)
             .collect();
         near.sort_by(|a, b| b.0.total_cmp(&a.0));
+        if dotted == "durable.sleep" {
+            let text = "durable has no \"sleep\": await asyncio.sleep(seconds), which is durable";
+            return Self::at_offset(file, source, text, offset);
+        }
         let hint = near.first().map_or_else(
             || {
                 if module == "durable" {

@@ -163,14 +163,15 @@ async fn with_cause(engine: &Engine, id: &ExecutionId, mut failure: Failure) -> 
     let key = id.clone();
     let failed = engine.db.read(move |conn: &mut DbConnection| failed_calls(conn, &key)).await?;
     let cause = failed.into_iter().rev().find(|(_, _, cause)| is_same_failure(&failure, cause));
-    if let Some((call, function, Failure { traceback: Some(below), .. })) = cause {
+    if let Some((call, at, Failure { traceback: Some(below), .. })) = cause {
         let above = failure.traceback.take().unwrap_or_default();
-        failure.traceback = Some(format!("{}\n\nIn {function} (call {call}):\n\n{below}", above.trim_end()));
+        failure.traceback = Some(format!("{}\n\nIn {at} (call {call}):\n\n{below}", above.trim_end()));
     }
     Ok(failure)
 }
 
 fn failed_calls(conn: &mut DbConnection, id: &ExecutionId) -> Result<Vec<(CallId, String, Failure)>, StoreError> {
     let calls = calls::list_with_status(conn, id, CallStatus::Failed)?;
-    Ok(calls.into_iter().filter_map(|call| Some((call.id, call.function, call.error?))).collect())
+    let at = |line: Option<u32>| line.map_or_else(String::new, |line| format!(", called on line {line}"));
+    Ok(calls.into_iter().filter_map(|call| Some((call.id, call.function + &at(call.line), call.error?))).collect())
 }

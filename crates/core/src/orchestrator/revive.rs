@@ -143,7 +143,7 @@ fn copy(
         secret: secret.to_owned(),
     };
     if !executions::insert(conn, &new)? {
-        return Ok(Some(Err(format!("execution {id} exists already: choose another --id"))));
+        return Ok(Some(Err(format!("execution {id} exists already: choose another id"))));
     }
     let fork = control::Fork { id, suspension: kept.suspension, epoch: kept.epoch, set: &forking.set };
     control::copy_calls(conn, from, &fork, now)?;

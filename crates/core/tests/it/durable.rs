@@ -313,6 +313,8 @@ async fn a_name_that_the_module_lacks_is_refused_with_its_line_and_a_near_one() 
     let compile = |source: &str| durable_core::interpreter::Program::compile("w.py", source).unwrap_err().to_string();
     let said = compile("import durable\n\nasync def main():\n    await durable.slep_until(1)\n");
     assert!(said.contains("w.py:4:11") && said.contains("did you mean sleep_until?"), "{said}");
+    let said = compile("import durable\n\nasync def main():\n    await durable.sleep(1)\n");
+    assert!(said.contains("await asyncio.sleep(seconds)"), "{said}");
     let said = compile("from durable import raze\n");
     assert!(said.contains("w.py:1:21") && said.contains("did you mean race?"), "{said}");
     let said = compile("from uuid import uuid1\n");
@@ -426,6 +428,15 @@ fn mistakes_that_compile_are_seen_before_anything_runs() {
         &["w.py:3:5", "tasks.f() is not awaited", "    f(1)\n        ^^^^"],
     );
     one("import tasks as t\nasync def main():\n    t.f(1)\n", &["tasks.f() is not awaited"]);
+    for used in ["return f(1) + 1", "return f'{f(1)}'", "return f(1) == 2", "if f(1): pass", "for x in f(1): pass"] {
+        let source = format!("from tasks import f\nasync def main():\n    {used}\n");
+        one(&source, &["w.py:3:", "tasks.f() is not awaited"]);
+    }
+    one("from tasks import f\ndef g():\n    return await f(1)\n", &["w.py:3:12", "await is outside an async function"]);
+    one(
+        "from datetime import timedelta\nlong = timedelta(hours=1.5)\n",
+        &["w.py:2:24", "whole numbers", "milliseconds"],
+    );
     one("async def g(): pass\nasync def main():\n    g()\n", &["g() is not awaited", "durable.spawn"]);
     one("import asyncio\nasync def main():\n    asyncio.sleep(1)\n", &["asyncio.sleep() is not awaited"]);
     one("from durable import race\nasync def main():\n    race()\n", &["durable.race() is not awaited"]);
