@@ -110,8 +110,9 @@ pub fn hold(conn: &mut DbConnection, id: &ExecutionId) -> Result<bool, StoreErro
     let open = table::table.find(id.as_str()).filter(table::finished_at.is_null()).filter(table::held.eq(false));
     let status = case_when(free, text(ExecutionStatus::Paused)).otherwise(table::status);
     let free = sql::<Bool>("executions.status IN ('scheduled', 'waiting')");
-    // Nothing but its deadline is the clock's business then.
-    let due = case_when(free, table::deadline_at).otherwise(table::due_at);
+    // Nothing but its deadline is the clock's business then, and a cancellation that is still to be told.
+    let untold = table::cancel_requested_at.is_not_null().and(table::cancel_told.eq(false));
+    let due = case_when(untold, table::due_at).when(free, table::deadline_at).otherwise(table::due_at);
     Ok(diesel::update(open)
         .set((table::held.eq(true), table::due_at.eq(due), table::status.eq(status)))
         .execute(conn)?

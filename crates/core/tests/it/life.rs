@@ -1,6 +1,6 @@
 //! What people ask of executions, and executions of each other, on both databases.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use durable_core::{
     id::{CallId, ExecutionId},
@@ -18,6 +18,7 @@ use durable_core::{
     retry::RetryPolicy,
     store::{callbacks, calls::AttemptOf, workflows},
 };
+use durable_queue::Bell;
 use durable_testing::{Rig, databases};
 use serde_json::{Map, Value, json};
 
@@ -144,6 +145,29 @@ async fn a_deadline_cancels_and_the_execution_fails_by_it() {
         assert_eq!(ended.status, ExecutionStatus::Failed, "{kind}");
         let failure = ended.error.unwrap();
         assert!(failure.kind == "TimeoutError" && failure.message.contains("deadline"), "{kind}: {failure}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_of_which_word_was_left_is_told_by_whoever_runs_the_execution() {
+    let source = "from tasks import f\n\nasync def main():\n    return await f(1)\n";
+    for (kind, url, _folder) in databases() {
+        for held in [false, true] {
+            let (rig, mut other) = (Rig::new(&url, "w"), Rig::new(&url, "someone"));
+            Arc::get_mut(&mut other.engine).unwrap().advances = false;
+            let id = rig.start(source).await;
+            let work = rig.jobs().await.remove(0).1;
+            assert!(matches!(cancel(&other.engine, &id, false).await.unwrap(), Cancelled::Told(None)), "{kind}");
+            assert_eq!(rig.status(&id, work.attempt.call).await, CallStatus::Pending, "{kind}: not by another process");
+            if held {
+                hold::hold(&other.engine, &id).await.unwrap();
+            }
+            let mut bells = rig.engine.queue.bells();
+            rig.tick().await;
+            assert_eq!(rig.execution(&id).await.status, ExecutionStatus::Cancelled, "{kind}, held: {held}");
+            let told = async { while !matches!(bells.recv().await, Ok(Bell::Cancelled(_))) {} };
+            tokio::time::timeout(Duration::from_secs(10), told).await.expect("its workers are told");
+        }
     }
 }
 
