@@ -31,9 +31,9 @@ pub(super) fn for_failure(kind: &str, message: &str) -> Option<&'static str> {
         "RuntimeError" if message.contains("zero or one string argument") => {
             Some("raise exceptions with one text: ValueError(f\"{code}: {detail}\")")
         }
-        "RuntimeError" if message.contains("already awaited") => {
-            Some("one task awaits a call, once: let a coroutine await it and keep its result in a list")
-        }
+        "RuntimeError" if message.contains("already awaited") => Some(
+            "one task at a time awaits a call, and the loser of a race is still awaited: race a handle of durable.spawn(…)",
+        ),
         "AttributeError" if message.contains("__cause__") || message.contains("__context__") => {
             Some("an exception of a workflow does not know its cause: keep it in a variable")
         }

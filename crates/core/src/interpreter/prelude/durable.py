@@ -24,6 +24,10 @@ def __durable_module__():
             if str(error) != DONE:
                 raise
 
+    # What a race awaits in place of what it was given.
+    def beside(awaitable):
+        return awaitable
+
     #: race < first
     async def race(*awaitables):
         if not awaitables:
@@ -38,7 +42,7 @@ def __durable_module__():
             ended.append(outcome)
             raise LookupError(DONE)
 
-        await first([run(index, awaitable) for index, awaitable in enumerate(awaitables)])
+        await first([run(index, beside(awaitable)) for index, awaitable in enumerate(awaitables)])
         index, value, error = ended[0]
         if error is not None:
             raise error
@@ -116,12 +120,30 @@ def __durable_module__():
             kept.clear()
         kept.append(value)
 
+    # Handles of coroutines that have not ended, each with the promises that races await in its place: only one task may
+    # await a handle, and whoever has lost a race still awaits it.
+    running = []
+
+    def beside(awaitable):
+        for handle, others in running:
+            if handle is awaitable:
+                others.append(promise())
+                return others[-1]
+        return awaitable
+
+    def end(handle):
+        for place, (known, others) in enumerate(running):
+            if known is handle:
+                running.pop(place)
+                return [handle] + others
+
     # Coroutines that were spawned and have not begun, and the promise that the nursery waits for meanwhile.
     spawned, waiting = [], []
 
     def spawn(coroutine):
         handle = promise()
         spawned.append((handle, coroutine))
+        running.append((handle, []))
         if waiting:
             hand_over(waiting.pop(), None)
         return handle
@@ -131,9 +153,11 @@ def __durable_module__():
             try:
                 value = await coroutine
             except BaseException as error:
-                fulfil(handle, False, error)
+                for each in end(handle):
+                    fulfil(each, False, error)
             else:
-                hand_over(handle, value)
+                for each in end(handle):
+                    hand_over(each, value)
 
         async def leave():
             raise LookupError(DONE)
