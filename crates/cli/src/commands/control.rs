@@ -48,6 +48,16 @@ async fn engine_of(target: &Target) -> anyhow::Result<Engine> {
     Ok(engine(open_existing(&target.store).await?))
 }
 
+/// Tells whoever leaves word that nobody will find it, where that is so: the process that ran the execution is dead.
+async fn warn_if_nobody_runs(engine: &Engine, id: &ExecutionId) -> anyhow::Result<()> {
+    let execution = start::find(engine, id).await?;
+    let dead = execution.runner.as_ref().is_some_and(|runner| matches!(look_up(runner), Owner::Dead));
+    if dead && !execution.status.is_final() {
+        note(format_args!("hint: nobody runs execution {id} now; durable resume {id} goes on with it"));
+    }
+    Ok(())
+}
+
 /// Says what was done: as JSON on stdout, or to people.
 fn say(as_json: bool, answer: &Value, text: &str) -> ExitCode {
     if as_json {
@@ -76,7 +86,9 @@ pub(crate) async fn signal(args: args::Signal) -> anyhow::Result<ExitCode> {
             let engine = engine_of(&args.target).await?;
             let payload = Json::from(&payload);
             let signalling = Signalling { execution: id.clone(), name: name.clone(), payload, key: args.key };
-            json!({"status": match send_signal(&engine, signalling).await? {
+            let sent = send_signal(&engine, signalling).await?;
+            warn_if_nobody_runs(&engine, id).await?;
+            json!({"status": match sent {
                 Sent::Taken(_) => "delivered",
                 Sent::Kept => "kept",
                 Sent::Repeated => "repeated",
@@ -145,11 +157,16 @@ pub(crate) async fn cancel(args: args::Cancel) -> anyhow::Result<ExitCode> {
             let force = if args.force { "?force=true" } else { "" };
             Client::new(&server)?.post(&format!("/executions/{id}/cancel{force}"), &Value::Null).await?
         }
-        None => match cancel_execution(&engine_of(&target).await?, &id, args.force).await? {
-            Cancelled::Told(_) | Cancelled::Asked => json!({"status": "cancelling"}),
-            Cancelled::Ended(_) => json!({"status": "cancelled"}),
-            Cancelled::TooLate(status) => return Err(wrong(format!("execution {id} is {status} already"))),
-        },
+        None => {
+            let engine = engine_of(&target).await?;
+            let cancelled = cancel_execution(&engine, &id, args.force).await?;
+            warn_if_nobody_runs(&engine, &id).await?;
+            match cancelled {
+                Cancelled::Told(_) | Cancelled::Asked => json!({"status": "cancelling"}),
+                Cancelled::Ended(_) => json!({"status": "cancelled"}),
+                Cancelled::TooLate(status) => return Err(wrong(format!("execution {id} is {status} already"))),
+            }
+        }
     };
     let text = match status(&answer) {
         "cancelled" => format!("execution {id} is cancelled"),

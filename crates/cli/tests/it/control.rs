@@ -149,6 +149,28 @@ fn a_synchronous_function_is_told_of_a_cancellation_from_another_terminal() {
 }
 
 #[test]
+fn a_cancelled_execution_whose_run_was_killed_cleans_up_when_it_is_resumed() {
+    let shell = Shell::new();
+    let source = "import asyncio, durable\n\nasync def main():\n    try:\n        await asyncio.sleep(1000)\n    \
+                  except durable.Cancelled:\n        await asyncio.sleep(0.1)\n        durable.log('cleaned up')\n        raise\n";
+    shell.write("flow.py", source);
+    let mut running = run(&shell, &["run", "flow.py", "--id", "c-1"]);
+    until(&shell, "c-1", "waiting");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let said = shell.durable(&["cancel", "c-1"]);
+    assert!(
+        said.code == Some(0) && said.err.contains("nobody runs execution c-1 now; durable resume c-1"),
+        "{}",
+        said.err
+    );
+    let said = shell.durable(&["resume", "c-1"]);
+    assert!(said.code == Some(1) && said.err.contains("cleaned up"), "{}", said.err);
+    assert!(said.err.contains("durable.Cancelled: it was cancelled"), "{}", said.err);
+    assert_eq!(until(&shell, "c-1", "cancelled")["error"]["type"], "durable.Cancelled");
+}
+
+#[test]
 fn a_run_that_begins_anew_goes_on_by_itself() {
     let shell = Shell::new();
     shell.write("tasks.py", "def work(x): return x\n");
