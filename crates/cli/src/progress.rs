@@ -283,6 +283,10 @@ impl Observer for Progress {
                     .unwrap_or_default();
                 self.say(&format!("  retrying  {label} in {}: {failure}", seconds(*wait)));
             }
+            Event::Again { log, .. } => {
+                self.log(log);
+                self.say("  begins anew");
+            }
             Event::Finished { execution, log, .. } => {
                 self.log(log);
                 if self.state().root.as_ref().is_none_or(|root| root == *execution) {

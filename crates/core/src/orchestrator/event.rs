@@ -65,6 +65,13 @@ pub enum Event<'a> {
         /// How long until the next.
         wait: Duration,
     },
+    /// The execution begins anew, without its past.
+    Again {
+        /// Which.
+        execution: &'a ExecutionId,
+        /// What the workflow wrote in the last turn of that past.
+        log: &'a [LogLine],
+    },
     /// The execution has ended.
     Finished {
         /// Which.

@@ -109,28 +109,31 @@ pub async fn again(
     told: Told,
 ) -> Result<bool, OrchestrationError> {
     let (now, id, held) = (engine.now(), claimed.id().clone(), claimed.fence());
-    let (key, h) = (id.clone(), held.clone());
+    let log = Arc::new(told.log);
+    let (key, h, l) = (id.clone(), held.clone(), log.clone());
     engine.keep_hot(&id, None);
     let begun = engine.db.write(move |conn| {
         if !h.secure(conn)? {
-            return Ok(false);
+            return Ok(None);
+        }
+        if !control::again(conn, &h.fence, (&inputs, first_call), now)? {
+            return Ok(None);
         }
         control::request_cancel_of_children(conn, &key, now)?;
-        if !control::again(conn, &h.fence, (&inputs, first_call), now)? {
-            return Ok(false);
+        let withdrawn = cancel::cancel_calls(conn, &key, Seen::ByNobody, now)?;
+        control::forget_past(conn, &key)?;
+        logs::append(conn, &key, &l)?;
+        if let Some(progress) = &told.progress {
+            executions::set_progress(conn, &key, progress)?;
         }
-        logs::append(conn, &key, &told.log)?;
-        match &told.progress {
-            Some(progress) => executions::set_progress(conn, &key, progress).map(|()| true),
-            None => Ok(true),
-        }
+        Ok(Some(withdrawn))
     });
-    let begun = begun.await?;
-    if begun {
-        held.observe(engine);
-        tracing::info!(execution.id = %id, "begins anew");
-    }
-    Ok(begun)
+    let Some(withdrawn) = begun.await? else { return Ok(false) };
+    held.observe(engine);
+    tracing::info!(execution.id = %id, "begins anew");
+    engine.observe(Event::Again { execution: &id, log: &log });
+    cancel::withdraw(engine, &id, withdrawn);
+    Ok(true)
 }
 
 /// How an exception that ended a workflow ends its execution.

@@ -151,7 +151,7 @@ pub fn shelve(conn: &mut DbConnection, fence: &Fence, now: Timestamp) -> Result<
     Ok(shelved == 1)
 }
 
-/// Lets a claimed execution begin anew, with other inputs and nothing of its past. False when the claim was lost.
+/// Lets a claimed execution begin anew, with other inputs; its past is to be forgotten then. False when the claim was lost.
 pub fn again(
     conn: &mut DbConnection,
     fence: &Fence,
@@ -177,14 +177,14 @@ pub fn again(
     if begun == 0 {
         return Ok(false);
     }
-    forget_past(conn, &fence.id)?;
     diesel::update(origins::table.find(fence.id.as_str()))
         .set((origins::inputs.eq(&inputs.0), origins::first_call.eq(i64::from(first_call.0))))
         .execute(conn)?;
     Ok(true)
 }
 
-fn forget_past(conn: &mut DbConnection, id: &ExecutionId) -> Result<(), StoreError> {
+/// Forgets an execution's calls and states.
+pub fn forget_past(conn: &mut DbConnection, id: &ExecutionId) -> Result<(), StoreError> {
     use super::schema::snapshots;
     diesel::delete(calls::table.filter(calls::execution_id.eq(id.as_str()))).execute(conn)?;
     diesel::delete(snapshots::table.filter(snapshots::execution_id.eq(id.as_str()))).execute(conn)?;

@@ -11,7 +11,10 @@ use durable_core::{
         cancel::{Cancelled, cancel},
         claim::claim,
         drive::drive,
-        hold, revive,
+        finish::again,
+        hold,
+        pause::Told,
+        revive,
         settle::{Attempted, Retry, Settled, settle},
         start::{Conflict, Start, start},
     },
@@ -481,6 +484,32 @@ async def main(n=0, seen=None):
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_claim_begins_nothing_anew_and_touches_no_call_and_no_child() {
+    let source = "
+import asyncio
+import durable
+from tasks import f
+
+async def main():
+    child = 'from tasks import f\\n\\nasync def main():\\n    return await f(1)\\n'
+    await asyncio.gather(durable.run_child('c.py', source=child, id='child'), f(2))
+";
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let id = rig.start(source).await;
+        let lost = claim(&rig.engine, &id).await.unwrap().unwrap();
+        rig.clock.advance(rig.engine.settings.claim * 2);
+        let _held = claim(&rig.engine, &id).await.unwrap().unwrap();
+        let begun = again(&rig.engine, lost, Json("{}".into()), CallId(99), Told::default()).await.unwrap();
+        assert!(!begun, "{kind}");
+        let child = rig.execution(&"child".parse().unwrap()).await;
+        assert_eq!(child.cancel_requested_at, None, "{kind}");
+        let calls: Vec<_> = rig.calls(&id).await.iter().map(|call| call.status).collect();
+        assert_eq!(calls, [CallStatus::Pending, CallStatus::Pending], "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_former_life_gave_up_is_no_call_of_the_next() {
     let source = "
 import random, uuid
@@ -502,7 +531,10 @@ async def main(seen=None):
         let id = rig.start(source).await;
         let jobs = rig.jobs().await;
         let [(_, old), (_, one)] = &jobs[..] else { panic!("{kind}: {jobs:?}") };
+        let mut bells = rig.engine.queue.bells();
         rig.complete(one, json!(1)).await;
+        let told = async { while !matches!(bells.recv().await, Ok(Bell::Cancelled(_))) {} };
+        tokio::time::timeout(Duration::from_secs(10), told).await.expect("whoever runs the old one is told");
         let new = rig.jobs().await.remove(0).1;
         assert!(new.attempt.call > old.attempt.call, "{kind}: {new:?} and {old:?}");
         assert!(matches!(rig.complete(old, json!("of the past")).await, Settled::Ignored), "{kind}");

@@ -23,6 +23,7 @@ impl Observer for Words {
             Event::Began(_) | Event::Ran(_) => "function",
             Event::Settled { .. } => "settle",
             Event::Retrying { .. } => "retry",
+            Event::Again { .. } => "again",
             Event::Finished { .. } => "finish",
         });
     }

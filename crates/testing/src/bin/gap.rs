@@ -50,10 +50,10 @@ async def main():
     return [alone, parts, group]
 ";
 
-/// A signal, children, a spawned coroutine, a timeout that gives its work up. Executions whose ids begin with `life` run it.
+/// A signal, a new beginning, children, a spawned coroutine, a timeout that gives its work up. Executions whose ids begin with `life` run it.
 const LIFE: &str = "
 import asyncio
-from durable import TaskTimeout, run_child, spawn, timeout, wait_signal
+from durable import TaskTimeout, continue_as_new, run_child, spawn, timeout, wait_signal
 from tasks import work
 
 CHILD = '''
@@ -66,9 +66,11 @@ async def main(n):
 async def side():
     return await work('side')
 
-async def main():
+async def main(go=None):
+    if go is None:
+        go = await wait_signal('go')
+        continue_as_new(go=await work(go))
     handle = spawn(side())
-    go = await wait_signal('go')
     children = await asyncio.gather(*[run_child('c.py', {'n': n}, source=CHILD) for n in (1, 2)])
     try:
         await timeout(asyncio.sleep(30), 0.05)
@@ -112,6 +114,7 @@ impl Observer for Death {
             Event::Ran(_) => "function",
             Event::Settled { .. } => "settle",
             Event::Retrying { .. } => "retry",
+            Event::Again { .. } => "again",
             Event::Finished { .. } => "finish",
         };
         if let Some((chosen, count)) = &self.at
