@@ -33,7 +33,9 @@ ALTER TABLE origins
     ADD COLUMN forked_from TEXT,
     ADD COLUMN forked_at BIGINT,
     -- The id of its first call: above those of the lives before it, if it began anew.
-    ADD COLUMN first_call BIGINT NOT NULL DEFAULT 0;
+    ADD COLUMN first_call BIGINT NOT NULL DEFAULT 0,
+    -- What it began anew with, if it did; whoever starts it once more gives the first inputs.
+    ADD COLUMN inputs_anew TEXT;
 
 ALTER TABLE calls
     -- What the workflow asked for this call alone: JSON.

@@ -68,6 +68,8 @@ CREATE TABLE new_origins (
     forked_at BIGINT,
     -- The id of its first call: above those of the lives before it, if it began anew.
     first_call BIGINT NOT NULL DEFAULT 0,
+    -- What it began anew with, if it did; whoever starts it once more gives the first inputs.
+    inputs_anew TEXT,
     CHECK ((base_snapshot IS NULL) = (base_format IS NULL))
 );
 INSERT INTO new_origins (execution_id, inputs, launch, base_snapshot, base_format)

@@ -178,7 +178,7 @@ pub fn again(
         return Ok(false);
     }
     diesel::update(origins::table.find(fence.id.as_str()))
-        .set((origins::inputs.eq(&inputs.0), origins::first_call.eq(i64::from(first_call.0))))
+        .set((origins::inputs_anew.eq(Some(&inputs.0)), origins::first_call.eq(i64::from(first_call.0))))
         .execute(conn)?;
     Ok(true)
 }
@@ -384,13 +384,15 @@ pub fn set_state(
     snapshot: &crate::interpreter::Snapshot,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let (base, format, first_call): (Option<Vec<u8>>, Option<String>, i64) = origins::table
+    type Origin = (Option<Vec<u8>>, Option<String>, i64, Option<String>);
+    let (base, format, first_call, anew): Origin = origins::table
         .find(from.as_str())
-        .select((origins::base_snapshot, origins::base_format, origins::first_call))
+        .select((origins::base_snapshot, origins::base_format, origins::first_call, origins::inputs_anew))
         .first(conn)?;
     diesel::update(origins::table.find(fork.id.as_str()))
         .set((
             origins::first_call.eq(first_call),
+            origins::inputs_anew.eq(anew),
             origins::base_snapshot.eq(base),
             origins::base_format.eq(format),
             origins::forked_from.eq(Some(from.as_str())),

@@ -220,10 +220,17 @@ fn load_won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError
     let execution = get(conn, id)?.ok_or_else(gone)?;
     let snapshot: (Option<Vec<u8>>, Option<String>) =
         executions::table.find(id.as_str()).select((executions::snapshot, executions::snapshot_format)).first(conn)?;
-    type Origin = (String, i64, Option<Vec<u8>>, Option<String>, Option<String>);
-    let (inputs, first_call, base, base_format, secret): Origin = origins::table
+    type Origin = (String, Option<String>, i64, Option<Vec<u8>>, Option<String>, Option<String>);
+    let (inputs, anew, first_call, base, base_format, secret): Origin = origins::table
         .find(id.as_str())
-        .select((origins::inputs, origins::first_call, origins::base_snapshot, origins::base_format, origins::secret))
+        .select((
+            origins::inputs,
+            origins::inputs_anew,
+            origins::first_call,
+            origins::base_snapshot,
+            origins::base_format,
+            origins::secret,
+        ))
         .first(conn)
         .optional()?
         .ok_or_else(gone)?;
@@ -231,7 +238,8 @@ fn load_won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError
     let state = sealed(snapshot.0, snapshot.1).zip(sealed(base, base_format));
     let (outcomes, last) = calls::undelivered(conn, id)?;
     let at = last.or(execution.started_at).unwrap_or(execution.created_at);
-    let (inputs, first_call, secret) = (Json(inputs), rows::call_id(first_call)?, secret.unwrap_or_default());
+    let (inputs, first_call, secret) =
+        (Json(anew.unwrap_or(inputs)), rows::call_id(first_call)?, secret.unwrap_or_default());
     Ok(Won { execution, inputs, first_call, state, outcomes, at, secret })
 }
 

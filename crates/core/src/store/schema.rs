@@ -45,6 +45,7 @@ diesel::table! {
         forked_from -> Nullable<Text>,
         forked_at -> Nullable<BigInt>,
         first_call -> BigInt,
+        inputs_anew -> Nullable<Text>,
     }
 }
 
