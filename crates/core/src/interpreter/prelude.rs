@@ -20,65 +20,21 @@ pub(super) const PREFIX: &str = "exec(__durable_prelude__)\n";
 const MODULES: [(&str, &str); 2] =
     [("durable", include_str!("prelude/durable.py")), ("uuid", include_str!("prelude/uuid.py"))];
 
-/// Everything that `durable` has.
-pub(super) const DURABLE: [&str; 21] = [
-    "Cancelled",
-    "SignalTimeout",
-    "TaskError",
-    "TaskTimeout",
-    "call",
-    "callback",
-    "continue_as_new",
-    "execution_id",
-    "log",
-    "map",
-    "now",
-    "race",
-    "run_child",
-    "set_status",
-    "settle",
-    "sleep_until",
-    "spawn",
-    "start_child",
-    "timeout",
-    "uuid4",
-    "wait_signal",
-];
-
-/// The same, dotted.
-pub(super) const ALL: [&str; DURABLE.len()] = [
-    "durable.Cancelled",
-    "durable.SignalTimeout",
-    "durable.TaskError",
-    "durable.TaskTimeout",
-    "durable.call",
-    "durable.callback",
-    "durable.continue_as_new",
-    "durable.execution_id",
-    "durable.log",
-    "durable.map",
-    "durable.now",
-    "durable.race",
-    "durable.run_child",
-    "durable.set_status",
-    "durable.settle",
-    "durable.sleep_until",
-    "durable.spawn",
-    "durable.start_child",
-    "durable.timeout",
-    "durable.uuid4",
-    "durable.wait_signal",
-];
+/// Everything that `durable` has, in the order of the alphabet.
+pub(super) fn durable() -> BTreeSet<&'static str> {
+    let made = |line: &'static str| Some(line.trim_start().strip_prefix("module.")?.split_once(" = ")?.0);
+    MODULES[0].1.lines().filter_map(made).collect()
+}
 
 /// Whether `module` is one of these.
 pub(super) fn has(module: &str) -> bool {
     MODULES.iter().any(|(name, _)| *name == module)
 }
 
-/// The text that makes what a workflow uses of these modules; empty when it uses none. `names` are dotted.
-pub(super) fn text(modules: &BTreeSet<String>, names: &BTreeSet<&str>) -> String {
+/// The text that makes what a workflow uses of these modules; empty when it uses none. `uses` is asked for dotted names.
+pub(super) fn text(modules: &BTreeSet<String>, uses: impl Fn(&str) -> bool) -> String {
     let used = MODULES.iter().filter(|(name, _)| modules.contains(*name));
-    used.map(|(module, text)| parts(text, |part| names.contains(format!("{module}.{part}").as_str()))).collect()
+    used.map(|(module, text)| parts(text, |part| uses(&format!("{module}.{part}")))).collect()
 }
 
 /// A part of a module's text: `#: race < first` makes `race`, and needs `first`.
@@ -134,5 +90,21 @@ impl Module {
 
     pub(super) fn is(&self, name: &str) -> bool {
         self.name == name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_package_for_cpython_has_every_name_of_the_module() {
+        let package = include_str!("../../../../python/durable/__init__.py");
+        let (_, all) = package.split_once("__all__ = [").unwrap();
+        let all = all.split_once(']').unwrap().0;
+        assert!(durable().len() > 20, "{:?}", durable());
+        for name in durable() {
+            assert!(all.contains(&format!("\"{name}\",")), "python/durable has no {name}");
+        }
     }
 }

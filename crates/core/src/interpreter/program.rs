@@ -187,7 +187,7 @@ impl Program {
                 at,
             ));
         }
-        let prelude = prelude::text(&own.modules, &own.used());
+        let prelude = prelude::text(&own.modules, |dotted| own.uses(dotted));
         let line_of = |offset: u32| line_at(&line_starts, offset);
         let (served, modules) = imports.served(line_of);
         let program = Self {
@@ -363,26 +363,18 @@ impl CompileError {
 
     fn unknown(file: &str, source: &str, dotted: &str, offset: u32) -> Self {
         let (module, name) = dotted.split_once('.').unwrap_or((dotted, ""));
-        let mut near: Vec<(f64, &str)> = prelude::DURABLE
+        let durable = prelude::durable();
+        let near = durable
             .iter()
             .map(|known| (strsim::jaro_winkler(known, name), *known))
-            .filter(|(score, _)| module == "durable" && *score > 0.75)
-            .collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0));
-        if dotted == "durable.sleep" {
-            let text = "durable has no \"sleep\": await asyncio.sleep(seconds), which is durable";
-            return Self::at_offset(file, source, text, offset);
-        }
-        let hint = near.first().map_or_else(
-            || {
-                if module == "durable" {
-                    format!("it has {}", prelude::DURABLE.join(", "))
-                } else {
-                    "it has uuid4 and UUID".into()
-                }
-            },
-            |(_, near)| format!("did you mean {near}?"),
-        );
+            .filter(|(score, _)| *score > 0.75)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = match (module, name, near) {
+            ("durable", "sleep", _) => "await asyncio.sleep(seconds), which is durable".into(),
+            ("durable", _, Some((_, near))) => format!("did you mean {near}?"),
+            ("durable", _, None) => format!("it has {}", durable.into_iter().collect::<Vec<_>>().join(", ")),
+            _ => "it has uuid4 and UUID".into(),
+        };
         Self::at_offset(file, source, &format!("{module} has no {name:?} in a workflow: {hint}"), offset)
     }
 
@@ -429,7 +421,7 @@ fn line_at(starts: &[u32], offset: u32) -> u32 {
 /// Chooses the entry and gives the text to compile: with an entry function, the `__main__` guard is
 /// switched off in place (it serves CPython) and the call is added as a last line.
 fn prepare(source: &str, module: &ModModule, own: &Own) -> (Entry, String) {
-    let (entry, text) = with_entry(source, module, own.spawns());
+    let (entry, text) = with_entry(source, module, own.uses("durable.spawn"));
     if own.modules.is_empty() { (entry, text) } else { (entry, format!("{}{text}", prelude::PREFIX)) }
 }
 
@@ -589,20 +581,16 @@ struct Own {
 }
 
 impl Own {
-    /// The names that have to be there: those that are mentioned, or all where the module itself is handed about.
-    fn used(&self) -> BTreeSet<&str> {
-        let all = prelude::ALL.iter().copied().filter(|_| self.whole);
-        self.names.keys().map(String::as_str).chain(all).collect()
-    }
-
-    fn spawns(&self) -> bool {
-        self.whole || self.names.contains_key("durable.spawn")
+    /// Whether a name has to be there: it is mentioned, or the module itself is handed about.
+    fn uses(&self, dotted: &str) -> bool {
+        self.whole || self.names.contains_key(dotted)
     }
 
     /// A name that the modules do not have.
     fn unknown(&self) -> Option<(&str, u32)> {
+        let durable = prelude::durable();
         let known = |dotted: &str| match dotted.split_once('.') {
-            Some(("durable", name)) => prelude::DURABLE.contains(&name),
+            Some(("durable", name)) => durable.contains(name),
             Some((_, name)) => matches!(name, "uuid4" | "UUID"),
             None => true,
         };
