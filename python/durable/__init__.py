@@ -26,6 +26,7 @@ __all__ = [
     "call",
     "callback",
     "cancelled",
+    "cancelled_ended",
     "continue_as_new",
     "execution_id",
     "function",
@@ -38,6 +39,7 @@ __all__ = [
     "run_child",
     "set_status",
     "settle",
+    "signal",
     "sleep_until",
     "spawn",
     "start_child",
@@ -218,12 +220,26 @@ async def map(fn: Callable[[Any], Awaitable[T]], items: Iterable[Any], *, limit:
 
 def spawn(coroutine: Awaitable[T]) -> Awaitable[T]:
     """Runs a coroutine beside; what comes back can be awaited any number of times."""
-    return asyncio.ensure_future(coroutine)
+    task = asyncio.ensure_future(coroutine)
+    spawned = current()._spawned
+    spawned.add(task)
+    task.add_done_callback(spawned.discard)
+    return task
 
 
 def wait_signal(name: str, timeout: float | None = None) -> Awaitable[Any]:
     """The next signal of that name; :class:`SignalTimeout` when none comes in time."""
     return current().wait_signal(name, timeout)
+
+
+def signal(id: str, name: str, value: Any = None) -> Awaitable[None]:
+    """Sends another execution a signal, once; ``RuntimeError`` when there is none of that id, or it has ended."""
+    return current().send(id, name, value)
+
+
+async def cancelled_ended(*calls: Awaitable[Any], timeout: float | None = None) -> None:
+    """Waits until the functions of these calls, or of all that were cancelled, run no more."""
+    await current().cancelled_ended(calls, timeout)
 
 
 def callback(*, timeout: float | None = None) -> tuple[str, Awaitable[Any]]:

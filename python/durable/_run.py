@@ -14,6 +14,8 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ._reach import reached
+
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("durable_run", default=None)
 _call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("durable_call", default=None)
 
@@ -35,6 +37,18 @@ class Call:
 class ContinueAsNew(BaseException):
     def __init__(self, inputs: dict[str, Any]):
         self.inputs = inputs
+
+
+class Started(asyncio.Task):
+    """A function that runs for a call."""
+
+    def __init__(self, call: Call, body: Any):
+        super().__init__(body, loop=asyncio.get_running_loop())
+        self.call = call
+
+    def cancel(self, *args: Any, **kwargs: Any) -> bool:
+        self.call.cancelled = not self.done()
+        return super().cancel(*args, **kwargs)
 
 
 def call_of() -> Call | None:
@@ -65,6 +79,15 @@ class Run:
         self.quiet = False
         self.replaced: dict[str, Callable[..., Any]] = parent.replaced if parent else {}
         self.workflows: dict[str, Any] = parent.workflows if parent else {}
+        # The signals that it has sent to executions that are not here.
+        self.sent: list[tuple[str, str, Any]] = parent.sent if parent else []
+        self._executions: dict[str, Run] = parent._executions if parent else {}
+        self._executions[self.id] = self
+        self._main: tuple[asyncio.Task[Any], dict[str, Any]] | None = None
+        self._spawned: set[asyncio.Future[Any]] = set()
+        self._functions: list[Started] = []
+        # What waits for somebody outside, until it has an outcome or nobody can await it any more.
+        self._waits: list[asyncio.Future[Any]] = []
         self._signals: dict[str, list[Any]] = {}
         self._waiting: dict[str, list[asyncio.Future[Any]]] = {}
         self._callbacks: dict[str, asyncio.Future[Any]] = {}
@@ -87,7 +110,21 @@ class Run:
         call = Call("function", name, args, kwargs, key)
         self.calls.append(call)
         fn = self.replaced.get(name) or self.replaced.get(name.rpartition(".")[2]) or fn
-        return asyncio.ensure_future(self._attempts(fn, call, options))
+        started = Started(call, self._attempts(fn, call, options))
+        self._functions.append(started)
+        return started
+
+    async def cancelled_ended(self, handles: tuple[Any, ...], timeout: float | None) -> None:
+        """Waits until functions whose calls were cancelled have ended."""
+        self.calls.append(Call("drain", "the end of what was cancelled"))
+        wanted = [task for task in self._functions if task in handles or (not handles and task.call.cancelled)]
+        open_ = [task for task in wanted if not task.done()]
+        if not open_:
+            return
+        _, left = await asyncio.wait(open_, timeout=remaining(timeout))
+        if left:
+            names = ", ".join(task.call.function for task in left)
+            raise TimeoutError(f"after {words(timeout)} still running: {names}")
 
     async def _attempts(self, fn: Callable[..., Any], call: Call, options: dict[str, Any]) -> Any:
         from . import NonRetryable, TaskTimeout
@@ -141,10 +178,12 @@ class Run:
             future.set_result(kept.pop(0))
             return future
         self._waiting.setdefault(name, []).append(future)
+        self._waits.append(future)
         return self._within(future, timeout, lambda: SignalTimeout(f"no signal {name} within {words(timeout)}"))
 
     def signal(self, name: str, payload: Any) -> None:
         """Sends a signal, which is kept until somebody waits for it."""
+        self.withdraw()
         waiting = [future for future in self._waiting.get(name, []) if not future.done()]
         if waiting:
             self._waiting[name] = waiting[1:]
@@ -157,13 +196,15 @@ class Run:
         loop = asyncio.get_running_loop()
         token, future = uuid.uuid4().hex, loop.create_future()
         self._callbacks[token] = future
+        self._waits.append(future)
         if self._answers:
             after, value = self._answers.pop(0)
             loop.call_later(after, lambda: self.complete(token, value))
         return token, self._within(future, timeout, lambda: TimeoutError(f"no callback within {words(timeout)}"))
 
     def complete(self, token: str, value: Any) -> bool:
-        """Completes a callback; false when it has its outcome already."""
+        """Completes a callback; false when it has its outcome already, or nobody can await it any more."""
+        self.withdraw()
         future = self._callbacks[token]
         if future.done():
             return False
@@ -176,15 +217,45 @@ class Run:
     def _within(
         self, future: asyncio.Future[Any], timeout: float | None, error: Callable[[], Exception]
     ) -> Awaitable[Any]:
+        timeout = remaining(timeout)
         if timeout is not None:
 
             def over() -> None:
                 if not future.done():
                     future.set_exception(error())
 
-            handle = asyncio.get_running_loop().call_later(seconds(timeout), over)
+            handle = asyncio.get_running_loop().call_later(timeout, over)
             future.add_done_callback(lambda _: handle.cancel())
         return future
+
+    def send(self, id: str, name: str, value: Any) -> asyncio.Future[Any]:
+        """Sends another execution a signal. One that is not here is taken to be elsewhere."""
+        self.calls.append(Call("send", name, (id, value)))
+        sent: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        target = self._executions.get(id)
+        if target is None:
+            self.sent.append((id, name, value))
+        elif target._main is not None and target._main[0].done():
+            sent.set_exception(RuntimeError(f"execution {id} has ended and cannot take a signal"))
+            return sent
+        else:
+            target.signal(name, value)
+        sent.set_result(None)
+        return sent
+
+    def withdraw(self) -> bool:
+        """Cancels what nobody can await any more, as the engine does at every pause. Answers whether there was anything."""
+        self._waits = [future for future in self._waits if not future.done()]
+        if self._main is None or not self._waits:
+            return False
+        task, namespace = self._main
+        if all(getattr(task, "_fut_waiter", None) is future for future in self._waits):
+            return False
+        seen = reached([task, namespace, *self._spawned], namespace, (Run,))
+        lost = [future for future in self._waits if id(future) not in seen]
+        for future in lost:
+            future.cancel()
+        return bool(lost)
 
     # --- children
 
@@ -213,6 +284,7 @@ class Run:
 
         task = asyncio.ensure_future(run())
         if not detached:
+            self._waits.append(task)
             return task
         self._detached.add(task)
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -227,6 +299,9 @@ class Run:
         _current.set(self)
         _call.set(None)
         self.now()
+        task = asyncio.current_task()
+        if task is not None:
+            self._main = task, getattr(main, "__globals__", {})
         while True:
             try:
                 result = main(**inputs)
@@ -263,6 +338,16 @@ def seconds(time: Any) -> float:
     return float(match[1]) * unit
 
 
+def remaining(time: Any) -> float | None:
+    """A time that is left. One that has run out is none, and infinity is for ever."""
+    number = None if time is None else seconds(time)
+    if number is None or number == float("inf"):
+        return None
+    if number != number:
+        raise ValueError(f"timeout={time!r}: a number of seconds or a timedelta is wanted")
+    return max(0.0, number)
+
+
 def backoff(time: Any) -> tuple[float, float]:
     if isinstance(time, str) and ".." in time:
         first, longest = time.split("..")
@@ -272,7 +357,7 @@ def backoff(time: Any) -> tuple[float, float]:
 
 def words(time: Any) -> str:
     """A time as the engine writes it in messages."""
-    number = seconds(time)
+    number = max(0.0, seconds(time))
     if number < 60:
         return f"{int(number)}s" if number == int(number) else f"{number}s"
     whole = int(number)
@@ -283,8 +368,11 @@ def words(time: Any) -> str:
 class SkippingLoop(asyncio.SelectorEventLoop):
     """An event loop on which waiting takes no time: when nothing can run, its clock jumps to what is due next."""
 
-    def __init__(self) -> None:
+    def __init__(self, skips: bool = True) -> None:
+        self.skips = skips
         self._skipped = 0.0
+        # Asked when nothing can run; what it does may let something run.
+        self.idle: Callable[[], bool] = lambda: False
         super().__init__(_SkippingSelector(self))
 
     def time(self) -> float:
@@ -297,9 +385,10 @@ class _SkippingSelector(selectors.DefaultSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> Any:
-        if timeout is None or timeout <= 0:
-            return super().select(timeout)
         ready = super().select(0)
-        if not ready:
-            self._loop._skipped += timeout
+        if ready or (timeout is not None and timeout <= 0) or self._loop.idle():
+            return ready
+        if timeout is None or not self._loop.skips:
+            return super().select(timeout)
+        self._loop._skipped += timeout
         return ready

@@ -34,6 +34,7 @@ class Run:
         self._skip = skip_time
         self._run = _run.Run()
         self._run.quiet = True
+        self._sent: list[tuple[str, Any]] = []
         self._script: list[tuple[float, Callable[[asyncio.Task[Any]], Any]]] = []
 
     def replace(self, name: str, fn: Callable[..., Any]) -> Run:
@@ -48,7 +49,7 @@ class Run:
 
     def signal(self, name: str, payload: Any = None, *, after: float = 0) -> Run:
         """Sends a signal, ``after`` so many seconds."""
-        self._script.append((after, lambda _: self._run.signal(name, payload)))
+        self._script.append((after, lambda _: self._sent.append((name, payload))))
         return self
 
     def callback(self, value: Any, *, after: float = 0) -> Run:
@@ -63,7 +64,9 @@ class Run:
 
     def result(self) -> Any:
         """Runs it to its end: its output, or what it raised."""
-        loop = SkippingLoop() if self._skip else asyncio.new_event_loop()
+        loop = SkippingLoop(self._skip)
+        loop.idle = self._idle
+        loop.set_exception_handler(_tell)
         try:
             return loop.run_until_complete(self._go(loop))
         finally:
@@ -71,6 +74,15 @@ class Run:
                 task.cancel()
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()
+
+    def _idle(self) -> bool:
+        # A signal that comes at the instant of a timer comes after it.
+        if self._run.withdraw():
+            return True
+        if not self._sent:
+            return False
+        self._run.signal(*self._sent.pop(0))
+        return True
 
     async def _go(self, loop: asyncio.AbstractEventLoop) -> Any:
         task = loop.create_task(self._run.run(self._main, self._inputs))
@@ -89,9 +101,20 @@ class Run:
         return self._run.log
 
     @property
+    def sent(self) -> list[tuple[str, str, Any]]:
+        """The signals that it sent to executions elsewhere: id, name, value."""
+        return self._run.sent
+
+    @property
     def status(self) -> Any:
         """What it last said of itself."""
         return self._run.status
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """That nobody has seen the end of what was cancelled is no news."""
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(context)
 
 
 def load_file(path: str | os.PathLike[str]) -> Callable[..., Any]:

@@ -20,6 +20,52 @@ def main_of(source: str):
     return load(textwrap.dedent(source), "workflow.py")
 
 
+# How a workflow stops waiting for the signal s, half a second after its beginning.
+GIVEN_UP = {
+    "a race": "await durable.race(durable.wait_signal('s'), asyncio.sleep(0.5))",
+    "a race of coroutines that wait": "await durable.race(wait(), asyncio.sleep(0.5))",
+    "a race of races": "await durable.race(durable.race(durable.wait_signal('s'), wait()), asyncio.sleep(0.5))",
+    "a failed gather": """
+        try:
+            await asyncio.gather(durable.wait_signal('s'), fail())
+        except ValueError:
+            pass
+    """,
+    "a failed gather of coroutines": """
+        try:
+            await asyncio.gather(wait(), asyncio.gather(wait(), fail()))
+        except ValueError:
+            pass
+    """,
+    "a wait that is made and not awaited": "durable.wait_signal('s'); await asyncio.sleep(0.5)",
+    "a gather that is never awaited": "asyncio.gather(durable.wait_signal('s')); await asyncio.sleep(0.5)",
+    "a settle that lost a race": """
+        await durable.race(durable.settle(durable.wait_signal('s'), asyncio.sleep(9)), asyncio.sleep(0.5))
+    """,
+    "a map that lost a race": """
+        await durable.race(durable.map(durable.wait_signal, ['s', 's'], limit=1), asyncio.sleep(0.5))
+    """,
+    "a timeout of a settle": """
+        try:
+            await durable.timeout(durable.settle(durable.wait_signal('s'), wait()), 0.5)
+        except durable.TaskTimeout:
+            pass
+    """,
+}
+WAITS = """
+                import asyncio, durable
+                async def wait():
+                    return await durable.wait_signal('s')
+                async def fail():
+                    await asyncio.sleep(0.5)
+                    raise ValueError('x')
+                async def main():
+                    HOW
+                    await asyncio.sleep(1)
+                    return await durable.wait_signal('s', timeout=1)
+"""
+
+
 class Workflows(unittest.TestCase):
     def test_sleeping_takes_no_time_and_the_clock_shows_it(self):
         began = time.monotonic()
@@ -45,6 +91,117 @@ class Workflows(unittest.TestCase):
         """
         run = Run(main_of(source)).signal("go", 1, after=30).signal("go", 2, after=500)
         self.assertEqual(run.result(), (1, "no signal go within 1m"))
+
+    def test_a_signal_goes_to_who_waits_and_not_to_who_has_given_up(self):
+        for what, how in GIVEN_UP.items():
+            with self.subTest(what):
+                main = main_of(WAITS.replace("HOW", textwrap.indent(textwrap.dedent(how).strip(), " " * 20).strip()))
+                run = Run(main).signal("s", "here", after=1)
+                self.assertEqual(run.result(), "here")
+
+    def test_what_the_program_still_holds_keeps_waiting(self):
+        holders = {
+            "a name": ("w = durable.wait_signal('s'); await durable.race(w, asyncio.sleep(0.5))", "await w"),
+            "a spawned coroutine": ("w = durable.spawn(wait()); await durable.race(w, asyncio.sleep(0.5))", "await w"),
+            "a list": ("w = [durable.wait_signal('s')]; await durable.race(*w, asyncio.sleep(0.5))", "await w[0]"),
+            "a dict in a global": ("HELD['w'] = durable.wait_signal('s'); await asyncio.sleep(0.5)", "await HELD['w']"),
+            "a coroutine": ("c = give(durable.wait_signal('s')); await asyncio.sleep(0.5)", "await c"),
+        }
+        for what, (holds, uses) in holders.items():
+            with self.subTest(what):
+                main = main_of(f"""
+                    import asyncio, durable
+                    HELD = {{}}
+                    async def wait():
+                        return await durable.wait_signal('s')
+                    async def give(w):
+                        return await w
+                    async def main():
+                        {holds}
+                        await asyncio.sleep(1)
+                        other = durable.wait_signal('s')
+                        return [{uses}, await other]
+                """)
+                self.assertEqual(Run(main).signal("s", 1, after=1).signal("s", 2, after=2).result(), [1, 2])
+
+    def test_a_callback_that_nobody_can_await_is_not_completed(self):
+        run = Run(main_of("""
+            import asyncio, durable
+            async def main():
+                token, answer = durable.callback()
+                await durable.race(answer, asyncio.sleep(1))
+                answer = None
+                await asyncio.sleep(5)
+                return token
+        """))
+        completed = []
+        run._script.append((3, lambda _: completed.append(run._run.complete(next(iter(run._run._callbacks)), 1))))
+        run.result()
+        self.assertEqual(completed, [False])
+
+    def test_a_remaining_time_that_has_run_out_is_no_mistake(self):
+        run = Run(main_of("""
+            import asyncio, durable
+            from datetime import timedelta
+            async def main():
+                seen = []
+                for left in (-0.004, 0, -5, timedelta(seconds=-1), float("-inf")):
+                    try:
+                        await durable.wait_signal("s", timeout=left)
+                    except durable.SignalTimeout as error:
+                        seen.append(str(error))
+                forever = [durable.wait_signal("s", timeout=float("inf")), durable.callback(timeout=float("inf"))[1]]
+                index, _ = await durable.race(asyncio.sleep(86400 * 10), *forever)
+                return seen, index
+        """))
+        self.assertEqual(run.result(), (["no signal s within 0s"] * 5, 0))
+
+    def test_signals_reach_other_executions_once(self):
+        child = "import durable\nasync def main():\n    return await durable.wait_signal('go')"
+        run = Run(main_of(f"""
+            import asyncio, durable
+            async def main():
+                child = durable.start_child("c.py", id="child", source={child!r})
+                await asyncio.sleep(1)
+                await durable.signal("child", "go", 7)
+                await durable.signal("elsewhere", "go", 8)
+                got = await child
+                try:
+                    await durable.signal("child", "go", 9)
+                except RuntimeError as error:
+                    return got, str(error)
+        """))
+        self.assertEqual(run.result(), (7, "execution child has ended and cannot take a signal"))
+        self.assertEqual(run.sent, [("elsewhere", "go", 8)])
+
+    def test_the_end_of_cancelled_functions_can_be_waited_for(self):
+        order = []
+
+        async def write():
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(3)
+                order.append("written")
+
+        run = Run(main_of("""
+            import asyncio, durable
+            from somewhere import order, write
+            async def main():
+                handle = durable.call(write)
+                try:
+                    await durable.timeout(handle, 1)
+                except durable.TaskTimeout:
+                    try:
+                        await durable.cancelled_ended(timeout=1)
+                    except TimeoutError:
+                        order.append("still")
+                    await durable.cancelled_ended(handle)
+                    order.append("undone")
+        """.replace("from somewhere import order, write", "")))
+        run._main.__globals__.update(order=order, write=write)
+        run.result()
+        self.assertEqual(order, ["still", "written", "undone"])
 
     def test_callbacks_are_completed_or_failed(self):
         source = """

@@ -123,6 +123,10 @@ text_enum! {
         Callback = "callback",
         /// Another execution.
         Child = "child",
+        /// That another execution has a signal of its.
+        Send = "send",
+        /// That functions whose calls were cancelled run no more.
+        Drain = "drain",
     }
 }
 
@@ -258,8 +262,10 @@ pub struct Call {
     pub completed_at: Option<Timestamp>,
     /// What was asked for this call alone.
     pub options: Option<Json>,
-    /// When it fails if it has no outcome, whatever attempts are left.
+    /// When it fails if it has no outcome, whatever attempts are left; a timer's instant.
     pub deadline_at: Option<Timestamp>,
+    /// When no attempt of it could run any more, if it was cancelled; none while one may.
+    pub ended_at: Option<Timestamp>,
     /// What its function last said of itself.
     pub progress: Option<Json>,
 }

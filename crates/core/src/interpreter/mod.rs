@@ -6,10 +6,14 @@
 mod advice;
 mod calendar;
 mod exception;
+mod layout;
 mod lint;
 mod own;
 mod prelude;
 mod program;
+mod quiescent;
+mod reach;
+mod refs;
 mod snapshot;
 mod turn;
 pub mod value;
@@ -53,6 +57,8 @@ pub struct Step {
     pub log: Vec<(Stream, String)>,
     /// What it last said of itself in this turn.
     pub progress: Option<Json>,
+    /// Calls that it gave up: nobody waits for them any more, and what they were given is not taken.
+    pub withdrawn: Vec<CallId>,
     /// How it ended.
     pub end: End,
 }
@@ -94,8 +100,6 @@ pub struct Pause {
     pub base: Option<Snapshot>,
     /// Calls that it made, in order.
     pub new_calls: Vec<NewCall>,
-    /// Calls that it gave up: nobody waits for them any more.
-    pub cancelled: Vec<CallId>,
     /// Calls of earlier turns whose wake rule is now another.
     pub rewoken: Vec<(CallId, Wake)>,
     /// Whether calls of earlier turns are still unsettled: their outcomes may have come in meanwhile.

@@ -8,16 +8,19 @@ use serde_json::{Map, Value};
 use unstable::MontyNode;
 
 use super::{
-    End, NewCall, NewChild,
+    End, NewCall, NewChild, exception, layout,
     prelude::{self, Module},
     turn::{Run, Stop, in_words},
     value::{self, Refusal},
-    waits,
 };
 use crate::{
+    id::ExecutionId,
     model::{CallKind, Json},
     options::CallOptions,
 };
+
+/// What is longer than this never comes: ten thousand years.
+const FOR_EVER: Duration = Duration::from_secs(10_000 * 366 * 86_400);
 
 /// How the host answers.
 enum Answer {
@@ -64,13 +67,26 @@ impl Run<'_> {
         match name {
             "register" => self.register(call),
             "promise" => {
-                self.promises.insert(call.call_id);
+                self.pending.open.insert(call.call_id);
+                self.pending.promises.insert(call.call_id);
                 Ok(Answer::Later)
+            }
+            "mirror" => {
+                let mirror = promise_id(call.args.arg(0)).ok().and_then(|id| self.pending.mirror(id, call.call_id));
+                Ok(if mirror.is_some() { Answer::Later } else { Answer::Now(MontyObject::none()) })
+            }
+            "leave" => {
+                for promise in call.args.args().filter_map(|promise| promise_id(Some(promise)).ok()) {
+                    if self.pending.unmirror(promise).is_some() {
+                        self.pending.fulfilled.push((promise, exception::cancelled("nobody waits for it").into()));
+                    }
+                }
+                Ok(Answer::Now(MontyObject::none()))
             }
             "fulfil" => self.fulfil(call),
             "cancel" => {
                 let id = call.args.arg(0).and_then(|id| id.as_int()).and_then(|id| usize::try_from(id).ok());
-                self.given_up.extend(id.map(waits::place_of));
+                self.pending.given_up.extend(id.map(layout::place_of));
                 Ok(Answer::Now(MontyObject::none()))
             }
             "call" => self.call(call),
@@ -78,6 +94,8 @@ impl Run<'_> {
             "callback" => self.callback(call),
             "token" => Ok(Answer::Now(MontyObject::string(self.token(promise_id(call.args.arg(0))?)))),
             "start_child" => self.start_child(call),
+            "signal" => self.send(call),
+            "cancelled_ended" => self.drain(call),
             "continue_as_new" => self.continue_as_new(call),
             "set_status" => {
                 let [status] = bind(&call.args, ["status"])?;
@@ -120,8 +138,8 @@ impl Run<'_> {
                 }
             },
         };
-        let first = self.fulfilled.is_empty();
-        self.fulfilled.push((id, result));
+        let first = self.pending.fulfilled.is_empty();
+        self.pending.fulfilled.push((id, result));
         Ok(Answer::Now(MontyObject::bool(first)))
     }
 
@@ -153,6 +171,7 @@ impl Run<'_> {
         let options = CallOptions::read(&name, &options).map_err(|error| value_error(error.to_string()))?;
         let line = self.line(&call.position);
         let (args, kwargs) = (Json::from(&Value::Array(args)), Json::from(&Value::Object(kwargs)));
+        self.pending.add(call.call_id, CallKind::Function);
         self.calls.push(NewCall {
             args,
             kwargs,
@@ -169,6 +188,7 @@ impl Run<'_> {
         let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
         let delay = seconds("timeout", timeout)?;
         let line = self.line(&call.position);
+        self.pending.add(call.call_id, CallKind::Signal);
         self.calls.push(NewCall { delay, ..NewCall::new(self.id(call.call_id), CallKind::Signal, name, line) });
         Ok(Answer::Later)
     }
@@ -177,6 +197,7 @@ impl Run<'_> {
         let delay = seconds("timeout", call.args.arg(0))?;
         let name = delay.map_or_else(|| "callback".to_owned(), |delay| format!("callback within {}", in_words(delay)));
         let token = Some(self.token(call.call_id));
+        self.pending.add(call.call_id, CallKind::Callback);
         self.calls.push(NewCall {
             delay,
             token,
@@ -211,7 +232,40 @@ impl Run<'_> {
         let args = Json(format!("[{}]", child.inputs));
         let line = self.line(&call.position);
         let made = NewCall::new(self.id(call.call_id), CallKind::Child, name, line);
+        self.pending.add(call.call_id, CallKind::Child);
         self.calls.push(NewCall { args, child: Some(child), ..made });
+        Ok(Answer::Later)
+    }
+
+    fn send(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        let [id, name, value] = bind(&call.args, ["id", "name", "value"])?;
+        let to = id.and_then(|id| id.as_str()).ok_or_else(|| type_error("the id of an execution is wanted, a text"))?;
+        let to: ExecutionId = to.parse().map_err(|error| value_error(format!("{error}")))?;
+        let name = name.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
+        let value = value.map_or(Ok(Value::Null), value::to_json)?;
+        let args = Json::from(&Value::Array(vec![Value::from(to.as_str()), value]));
+        let line = self.line(&call.position);
+        self.pending.add(call.call_id, CallKind::Send);
+        self.calls.push(NewCall { args, ..NewCall::new(self.id(call.call_id), CallKind::Send, name, line) });
+        Ok(Answer::Later)
+    }
+
+    fn drain(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        let mut delay = None;
+        for (name, value) in call.args.kwargs() {
+            match name.as_str() {
+                Some("timeout") => delay = seconds("timeout", Some(value))?,
+                name => return Err(type_error(format!("unexpected keyword argument {name:?}; there is timeout"))),
+            }
+        }
+        let ids = call.args.args().map(|handle| promise_id(Some(handle)).map(|id| self.id(id).0));
+        let ids: Vec<u32> = ids.collect::<Result<_, _>>()?;
+        let args = Json(format!("{ids:?}"));
+        let line = self.line(&call.position);
+        self.pending.add(call.call_id, CallKind::Drain);
+        let made = NewCall::new(self.id(call.call_id), CallKind::Drain, "the end of what was cancelled", line);
+        self.calls.push(NewCall { args, delay, ..made });
         Ok(Answer::Later)
     }
 
@@ -249,7 +303,7 @@ fn bind<'a, const N: usize>(args: &'a CallArgs, names: [&str; N]) -> Result<[Opt
     Ok(bound.map(|value| value.filter(|value| !matches!(unstable::node(*value), MontyNode::None))))
 }
 
-/// A time as a number of seconds or a timedelta.
+/// A time as a number of seconds or a timedelta. What remains of one that has run out is none, and infinity is for ever.
 fn seconds(name: &str, value: Option<ObjectRef<'_>>) -> Result<Option<Duration>, Wrong> {
     let Some(value) = value.filter(|value| !matches!(unstable::node(*value), MontyNode::None)) else { return Ok(None) };
     #[expect(clippy::cast_precision_loss, reason = "a time in seconds")]
@@ -261,8 +315,11 @@ fn seconds(name: &str, value: Option<ObjectRef<'_>>) -> Result<Option<Duration>,
         }
         _ => None,
     };
-    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    time.map(Some).ok_or_else(|| value_error(format!("{name}={}: seconds from 0 are wanted", value.py_repr())))
+    match seconds.filter(|seconds| !seconds.is_nan()) {
+        // Longer than any clock goes.
+        Some(seconds) => Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok().filter(|time| *time < FOR_EVER)),
+        None => Err(value_error(format!("{name}={}: a number of seconds or a timedelta is wanted", value.py_repr()))),
+    }
 }
 
 fn text(value: &Value) -> Option<String> {

@@ -4,12 +4,15 @@
 //! state as dictionary: a step then stores some hundred bytes. A snapshot that does not verify is
 //! refused and never reaches the interpreter, which would believe whatever it is given.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::prelude::Module;
-use crate::{id::CallId, model::Wake};
+use crate::{
+    id::CallId,
+    model::{CallKind, Wake},
+};
 
 /// Level of compression: beyond 3 the dictionary has already done the work.
 const LEVEL: i32 = 3;
@@ -67,6 +70,10 @@ pub(super) struct State {
     pub promises: BTreeSet<u32>,
     /// What the interpreter's numbers of calls are counted from.
     pub first_call: u32,
+    /// The pending calls that no function settles, by the interpreter's numbers.
+    pub kinds: BTreeMap<u32, CallKind>,
+    /// Promises that end with another awaitable.
+    pub mirrors: BTreeMap<u32, Vec<u32>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,6 +86,10 @@ struct Header {
     promises: BTreeSet<u32>,
     #[serde(default)]
     first_call: u32,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    kinds: BTreeMap<u32, CallKind>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    mirrors: BTreeMap<u32, Vec<u32>>,
 }
 
 /// What this program writes.
@@ -146,8 +157,14 @@ fn decompress(packed: &[u8], dictionary: &[u8]) -> Option<Vec<u8>> {
 
 fn encode(state: &State) -> Vec<u8> {
     let wakes = state.wakes.iter().map(|(id, wake)| (*id, wake.to_column())).collect();
-    let (modules, promises) = (state.modules.clone(), state.promises.clone());
-    let header = Header { wakes, modules, promises, first_call: state.first_call };
+    let header = Header {
+        wakes,
+        modules: state.modules.clone(),
+        promises: state.promises.clone(),
+        first_call: state.first_call,
+        kinds: state.kinds.clone(),
+        mirrors: state.mirrors.clone(),
+    };
     let header = serde_json::to_vec(&header).unwrap_or_default();
     // The dump comes first: it holds the program, which is the part worth having in a dictionary.
     let mut payload = Vec::with_capacity(state.dump.len() + header.len() + 8);
@@ -163,8 +180,8 @@ fn decode(payload: &[u8]) -> Option<State> {
     let (dump, header) = rest.split_at_checked(length)?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let wakes = header.wakes.iter().map(|(id, wake)| (*id, Wake::from_column(*wake))).collect();
-    let Header { modules, promises, first_call, .. } = header;
-    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call })
+    let Header { modules, promises, first_call, kinds, mirrors, .. } = header;
+    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call, kinds, mirrors })
 }
 
 #[cfg(test)]
@@ -179,6 +196,8 @@ mod tests {
             modules: Vec::new(),
             promises: BTreeSet::from([7]),
             first_call: 2,
+            kinds: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
         }
     }
 

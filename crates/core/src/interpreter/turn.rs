@@ -1,13 +1,8 @@
 //! One turn of a workflow: from outcomes to the next pause, or the end.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{borrow::Cow, sync::atomic::Ordering, time::Duration};
 
-use monty::{Dump, FunctionCall, NameLookup, OsCall, RunProgress, Session, SessionRef};
+use monty::{FunctionCall, NameLookup, OsCall, RunProgress};
 use monty_types::{
     BASELINE_MEMORY, CallArgs, DateTimeSource, ExcType, ExtFunctionResult, LIVE_MEMORY, MontyException, MontyObject,
     MontyUuid, NameLookupResult, OsFunctionCall, OsPolicy, PrintWriter, PrintWriterCallback, ProcessTime, RandomSeed,
@@ -16,15 +11,15 @@ use monty_types::{
 use serde_json::Value;
 
 use super::{
-    AdvanceError, End, Limits, NewCall, Pause, Program, Snapshot, Step, calendar, exception,
+    AdvanceError, End, Limits, NewCall, Program, Snapshot, Step, calendar, exception,
     prelude::{self, Module},
-    snapshot::{self, SnapshotError, State},
+    quiescent::{Pending, Quiescent},
+    snapshot::{self, SnapshotError},
     value::{self, Refusal},
-    waits,
 };
 use crate::{
     id::{CallId, ExecutionId},
-    model::{CallKind, Failure, Json, Outcome, Stream, Wake},
+    model::{CallKind, Failure, Json, Outcome, Stream},
     offers::Offers,
     time::Timestamp,
 };
@@ -91,19 +86,13 @@ pub(super) fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 pub(super) struct Run<'a> {
     pub(super) turn: &'a Turn<'a>,
     /// What the interpreter's numbers of calls are counted from.
-    first_call: u32,
+    pub(super) first_call: u32,
     pub(super) log: Log,
     pub(super) calls: Vec<NewCall>,
     /// The prelude's modules.
     pub(super) modules: Vec<Module>,
-    /// Awaitables that the prelude fulfils itself; they are no calls.
-    pub(super) promises: BTreeSet<u32>,
-    /// Promises that were fulfilled since the interpreter last came up for air.
-    pub(super) fulfilled: Vec<(u32, ExtFunctionResult)>,
-    /// Coroutines, by their place in the heap, whose calls the workflow gave up since then.
-    pub(super) given_up: Vec<usize>,
-    /// Calls that the workflow gave up in this turn.
-    cancelled: Vec<CallId>,
+    /// What may be awaited and has no outcome.
+    pub(super) pending: Pending,
     /// What the workflow last said of itself.
     pub(super) progress: Option<Json>,
 }
@@ -136,10 +125,7 @@ impl<'a> Run<'a> {
             log: Log { entries: Vec::new(), room: turn.limits.log },
             calls: Vec::new(),
             modules: Vec::new(),
-            promises: BTreeSet::new(),
-            fulfilled: Vec::new(),
-            given_up: Vec::new(),
-            cancelled: Vec::new(),
+            pending: Pending::default(),
             progress: None,
         }
     }
@@ -153,7 +139,9 @@ impl<'a> Run<'a> {
             Err(Stop::Refused(error)) => return Err(error),
             Err(Stop::Ended(end)) => *end,
         };
-        Ok(Step { log: self.log.entries, progress: self.progress, end })
+        let left: Vec<CallId> = self.pending.leftover_signals().map(|id| self.id(id)).collect();
+        let withdrawn = self.pending.withdrawn.into_iter().chain(left).collect();
+        Ok(Step { log: self.log.entries, progress: self.progress, withdrawn, end })
     }
 
     fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
@@ -166,11 +154,8 @@ impl<'a> Run<'a> {
             Origin::Paused { snapshot, base, outcomes } => {
                 let base = snapshot::open_base(base)?;
                 let state = snapshot::open(snapshot, Some(&base))?;
-                wakes = state.wakes;
-                self.first_call = state.first_call;
-                self.modules = state.modules;
-                self.promises = state.promises;
-                (self.resume(&state.dump, outcomes)?, Some(base))
+                wakes.clone_from(&state.wakes);
+                (self.resume(state, outcomes)?, Some(base))
             }
         };
         loop {
@@ -179,9 +164,11 @@ impl<'a> Run<'a> {
                 RunProgress::OsCall(call) => self.os(call)?,
                 RunProgress::NameLookup(lookup) => self.name(lookup)?,
                 RunProgress::Complete(value) => return Ok(self.finish(&value)),
-                RunProgress::ResolveFutures(_) => match self.within(progress)? {
-                    Air::GoesOn(progress) => progress,
-                    Air::Waits(progress) => return self.pause(&progress, &wakes, base.as_deref()),
+                RunProgress::ResolveFutures(_) => match self.quiescent(progress)? {
+                    Quiescent::GoesOn(progress) => progress,
+                    Quiescent::Waits(progress, dump) => {
+                        return self.pause((&progress, dump), &wakes, base.as_deref());
+                    }
                 },
             }
         }
@@ -209,26 +196,6 @@ impl<'a> Run<'a> {
         Ok(run.with_os_policy(policy).start(values, ResourceTracker::new(limits), self.log.writer())?)
     }
 
-    fn resume(&mut self, dump: &[u8], outcomes: &[(CallId, Outcome)]) -> Result<RunProgress, Stop> {
-        let loaded = Dump::load(dump).map_err(|error| SnapshotError::Unreadable(error.to_string()))?;
-        let Session::Running(progress) = loaded.state else {
-            return Err(SnapshotError::Unreadable("it is not a running program".into()).into());
-        };
-        let RunProgress::ResolveFutures(paused) = *progress else {
-            return Err(SnapshotError::Unreadable("it is not paused".into()).into());
-        };
-        let pending = paused.pending_call_ids();
-        let mut results: Vec<(u32, ExtFunctionResult)> = outcomes
-            .iter()
-            .filter_map(|(id, outcome)| Some((id.0.checked_sub(self.first_call)?, outcome)))
-            .filter(|(id, _)| pending.contains(id))
-            .map(|(id, outcome)| (id, deliver(outcome)))
-            .collect();
-        // One order at every resume, so that the same outcomes always lead to the same state.
-        results.sort_by_key(|(id, _)| *id);
-        Ok(paused.resume(results, self.log.writer())?)
-    }
-
     fn function(&mut self, call: FunctionCall) -> Result<RunProgress, Stop> {
         let name = &call.function_name;
         if call.object_id.is_some() {
@@ -247,6 +214,7 @@ impl<'a> Run<'a> {
             Ok((args, kwargs)) => {
                 let line = self.line(&call.position);
                 let id = self.id(call.call_id);
+                self.pending.add(call.call_id, CallKind::Function);
                 self.calls.push(NewCall { args, kwargs, ..NewCall::new(id, CallKind::Function, name, line) });
                 Ok(call.resume_pending(self.log.writer())?)
             }
@@ -305,6 +273,7 @@ impl<'a> Run<'a> {
         let id = call.call_id;
         let line = self.line(&call.position);
         let name = format!("sleep {}", in_words(delay));
+        self.pending.add(id, CallKind::Timer);
         self.calls.push(NewCall { delay: Some(delay), ..NewCall::new(self.id(id), CallKind::Timer, &name, line) });
         Ok(call.resume(ExtFunctionResult::Future(id), self.log.writer())?)
     }
@@ -346,7 +315,7 @@ impl<'a> Run<'a> {
     fn finish(&mut self, value: &MontyObject) -> End {
         match value::to_json(value.as_ref()) {
             Ok(json) => {
-                for call in self.calls.iter().filter(|call| !self.cancelled.contains(&call.id)) {
+                for call in self.calls.iter().filter(|call| !self.pending.withdrawn.contains(&call.id)) {
                     let line = call.line.map_or_else(String::new, |line| format!(" (line {line})"));
                     let note = format!("{}{line} was never awaited and does not run\n", call.function);
                     self.log.add(Stream::Stderr, &note);
@@ -357,7 +326,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn fail(&mut self, failure: Failure) -> End {
+    pub(super) fn fail(&mut self, failure: Failure) -> End {
         End::Fail { failure, abandoned: self.abandoned() }
     }
 
@@ -367,79 +336,11 @@ impl<'a> Run<'a> {
         calls.iter_mut().for_each(|call| call.abandoned = true);
         calls
     }
-
-    /// Nothing can run until something comes from outside, unless the workflow itself has just provided it.
-    fn within(&mut self, progress: RunProgress) -> Result<Air, Stop> {
-        let mut results = std::mem::take(&mut self.fulfilled);
-        let given_up = std::mem::take(&mut self.given_up);
-        if !given_up.is_empty() {
-            let dump = self.dump(&progress)?;
-            for id in waits::below(&dump, &given_up) {
-                self.cancelled.push(self.id(id));
-                results.push((id, exception::cancelled("given up").into()));
-            }
-        }
-        if results.is_empty() {
-            return Ok(Air::Waits(progress));
-        }
-        let RunProgress::ResolveFutures(paused) = progress else { return Ok(Air::GoesOn(progress)) };
-        let pending = paused.pending_call_ids();
-        results.retain(|(id, _)| pending.contains(id));
-        results.sort_by_key(|(id, _)| *id);
-        self.promises.retain(|promise| results.iter().all(|(id, _)| id != promise));
-        Ok(Air::GoesOn(paused.resume(results, self.log.writer())?))
-    }
-
-    fn dump(&self, progress: &RunProgress) -> Result<Vec<u8>, Stop> {
-        monty::dump(&self.turn.program.name, None, &[], SessionRef::Running(progress))
-            .map_err(|error| Stop::Refused(AdvanceError::Crashed(format!("the state cannot be saved: {error}"))))
-    }
-
-    fn pause(&mut self, progress: &RunProgress, old: &[(CallId, Wake)], base: Option<&[u8]>) -> Result<End, Stop> {
-        let RunProgress::ResolveFutures(paused) = progress else { unreachable!("only a paused run pauses") };
-        let pending: Vec<u32> =
-            paused.pending_call_ids().iter().copied().filter(|id| !self.promises.contains(id)).collect();
-        if pending.is_empty() {
-            let text = "the workflow waits for itself: every task that is left awaits a spawned one that cannot end";
-            return Ok(self.fail(Failure::new("RuntimeError", text)));
-        }
-        let dump = self.dump(progress)?;
-        let wakes: Vec<_> = waits::read(&dump, &pending).into_iter().map(|(id, wake)| (self.id(id), wake)).collect();
-        let mut new_calls = std::mem::take(&mut self.calls);
-        let cancelled = std::mem::take(&mut self.cancelled);
-        let by_id: BTreeMap<CallId, Wake> = wakes.iter().copied().collect();
-        for call in &mut new_calls {
-            call.wake = by_id.get(&call.id).copied().unwrap_or(Wake::OnFailure);
-            call.abandoned = cancelled.contains(&call.id);
-        }
-        let changed =
-            |(id, wake): &(CallId, Wake)| by_id.get(id).copied().filter(|new| new != wake).map(|new| (*id, new));
-        let rewoken = old.iter().filter_map(changed).collect();
-        let waits_for_earlier = old.iter().any(|(id, _)| by_id.contains_key(id));
-        let has_groups = wakes.iter().any(|(_, wake)| matches!(wake, Wake::Group(_)));
-        let (modules, promises) = (std::mem::take(&mut self.modules), std::mem::take(&mut self.promises));
-        let state = State { dump, wakes, modules, promises, first_call: self.first_call };
-        let (base, snapshot) = match base {
-            Some(base) => (None, snapshot::seal(&state, Some(base))),
-            None => {
-                let first = snapshot::seal(&state, None);
-                let dictionary = snapshot::open_base(&first)?;
-                (Some(first), snapshot::seal(&state, Some(&dictionary)))
-            }
-        };
-        Ok(End::Pause(Pause { snapshot, base, new_calls, cancelled, rewoken, waits_for_earlier, has_groups }))
-    }
-}
-
-/// What comes of a moment in which no task can run.
-enum Air {
-    GoesOn(RunProgress),
-    Waits(RunProgress),
 }
 
 /// An outcome as the interpreter takes it. A result that it could not import would end the run, so
 /// it is turned into an exception here.
-fn deliver(outcome: &Outcome) -> ExtFunctionResult {
+pub(super) fn deliver(outcome: &Outcome) -> ExtFunctionResult {
     match outcome {
         Outcome::Failed(failure) => exception::raise(failure).into(),
         Outcome::Cancelled => exception::cancelled("the execution was cancelled").into(),

@@ -1,49 +1,28 @@
 //! Which outcomes let a paused workflow go on.
 //!
-//! Read from the interpreter's dump: its layout is private, so the fields that matter are pinned
-//! here and tested, and whatever cannot be read counts as [`Wake::Alone`], which is always right
+//! Read from the interpreter's dump. Whatever cannot be read counts as [`Wake::Alone`], which is always right
 //! and only costs resumes.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
-    marker::PhantomData,
-};
+use std::collections::{BTreeSet, HashMap};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::Deserialize;
 
+use super::layout::{self, Awaited, Awaiter, Entry, Future, Gather, Paused, Scheduler};
 use crate::model::Wake;
-
-/// Bytes before the dump's payload: magic and version.
-const DUMP_HEADER: usize = 8;
 
 /// One wake rule per pending call, in order of call ids.
 pub(super) fn read(dump: &[u8], pending: &[u32]) -> Vec<(u32, Wake)> {
     let mut pending = pending.to_vec();
     pending.sort_unstable();
-    let known = if pending.len() > 1 { graph(dump).map(|graph| graph.wakes()) } else { None };
+    let known = if pending.len() > 1 { open(dump).map(|(graph, _)| graph.wakes()) } else { None };
     let wake = |id: u32| known.as_ref().and_then(|wakes| wakes.get(&id).copied()).unwrap_or(Wake::Alone);
     pending.into_iter().map(|id| (id, wake(id))).collect()
-}
-
-/// Where an object stands in the heap, from what Python's `id()` says of it: the low five bits tell its kind.
-pub(super) fn place_of(id: usize) -> usize {
-    id >> 5
 }
 
 /// The calls that the tasks of these coroutines wait for, directly or through others. `coroutines` are places in the
 /// heap. None where the dump cannot be read: then these calls go on, and their outcomes come to nobody.
 pub(super) fn below(dump: &[u8], coroutines: &[usize]) -> Vec<u32> {
-    let read = dump.get(DUMP_HEADER..).and_then(|payload| {
-        minicbor_serde::from_slice::<Dump<Whole>>(payload)
-            .inspect_err(|error| tracing::debug!(%error, "the dump's tasks cannot be read; nothing is given up"))
-            .ok()
-    });
-    let Some(Dump { state: State::Running(Progress::ResolveFutures(whole)) }) = read else { return Vec::new() };
-    let (graph, scheduler) = (Graph(whole.heap.entries), whole.vm_state.scheduler);
+    let Some((graph, scheduler)) = open(dump) else { return Vec::new() };
     let waits_for = |coroutine: usize| {
         let task = scheduler.tasks.get(scheduler.coroutine_to_task.get(&coroutine)?)?;
         task.state.0.blocked
@@ -67,73 +46,25 @@ pub(super) fn below(dump: &[u8], coroutines: &[usize]) -> Vec<u32> {
     calls.into_iter().collect()
 }
 
-fn graph(dump: &[u8]) -> Option<Graph> {
-    let payload = dump.get(DUMP_HEADER..)?;
-    let dump: Dump<Paused> = minicbor_serde::from_slice(payload)
-        .inspect_err(|error| tracing::debug!(%error, "the dump's waits cannot be read; every outcome wakes"))
-        .ok()?;
-    let State::Running(Progress::ResolveFutures(paused)) = dump.state;
-    Some(Graph(paused.heap.entries))
+/// Those of these pending calls that the workflow's own task does not await, neither directly nor through gathers and
+/// the tasks in them. Whether anybody else may still await them is another question.
+pub(super) fn aside(dump: &[u8], calls: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let Some((graph, scheduler)) = open(dump) else { return BTreeSet::new() };
+    let mut known: HashMap<u32, bool> = HashMap::from([(layout::MAIN, true)]);
+    let futures = graph.0.iter().flatten().filter_map(|entry| entry.data.0.future.as_ref());
+    let mut aside = BTreeSet::new();
+    for future in futures.filter(|future| calls.contains(&future.call_id)) {
+        let Some(pending) = &future.state.0.pending else { continue };
+        if !pending.awaiter.is_some_and(|awaiter| graph.leads_to_main(awaiter, &scheduler, &mut known)) {
+            aside.insert(future.call_id);
+        }
+    }
+    aside
 }
 
-#[derive(Deserialize)]
-struct Dump<P> {
-    state: State<P>,
-}
-
-#[derive(Deserialize)]
-enum State<P> {
-    Running(Progress<P>),
-}
-
-#[derive(Deserialize)]
-enum Progress<P> {
-    ResolveFutures(P),
-}
-
-/// A paused run with its tasks.
-#[derive(Deserialize)]
-struct Whole {
-    heap: Heap,
-    vm_state: VmState,
-}
-
-#[derive(Deserialize)]
-struct VmState {
-    scheduler: Scheduler,
-}
-
-#[derive(Deserialize)]
-struct Scheduler {
-    tasks: HashMap<u32, Task>,
-    coroutine_to_task: HashMap<usize, u32>,
-}
-
-#[derive(Deserialize)]
-struct Task {
-    state: Variant<TaskState>,
-}
-
-#[derive(Deserialize, Default)]
-struct TaskState {
-    #[serde(rename = "Blocked")]
-    blocked: Option<usize>,
-}
-
-#[derive(Deserialize)]
-struct Paused {
-    heap: Heap,
-}
-
-#[derive(Deserialize)]
-struct Heap {
-    entries: Vec<Option<Entry>>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(rename = "D")]
-    data: Variant<Data>,
+fn open(dump: &[u8]) -> Option<(Graph, Scheduler)> {
+    let Paused { heap, vm_state } = layout::paused::<Data>(dump)?;
+    Some((Graph(heap.entries), vm_state.scheduler))
 }
 
 /// What the heap holds at an index, as far as waiting goes.
@@ -145,75 +76,7 @@ struct Data {
     gather: Option<Gather>,
 }
 
-#[derive(Deserialize)]
-struct Future {
-    call_id: u32,
-    state: Variant<FutureState>,
-}
-
-#[derive(Deserialize, Default)]
-struct FutureState {
-    #[serde(rename = "Pending")]
-    pending: Option<PendingFuture>,
-}
-
-#[derive(Deserialize)]
-struct PendingFuture {
-    awaiter: Option<Awaiter>,
-}
-
-#[derive(Deserialize)]
-struct Gather {
-    items: Vec<usize>,
-    state: Variant<GatherState>,
-}
-
-#[derive(Deserialize, Default)]
-struct GatherState {
-    #[serde(rename = "Awaited")]
-    awaited: Option<Awaited>,
-}
-
-#[derive(Deserialize)]
-struct Awaited {
-    awaiter: Awaiter,
-    pending_children: HashMap<usize, IgnoredAny>,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-enum Awaiter {
-    Task(IgnoredAny),
-    GatherSlot { gather: usize },
-}
-
-/// An enum of which only some variants matter, read as a struct of optional ones: a variant with
-/// content is encoded as a map of one entry, a variant without as a text.
-#[derive(Default)]
-struct Variant<T>(T);
-
-impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Variant<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for Either<T> {
-            type Value = Variant<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an enum variant")
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Variant<T>, E> {
-                Ok(Variant::default())
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Variant<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Variant)
-            }
-        }
-        deserializer.deserialize_any(Either(PhantomData))
-    }
-}
-
-struct Graph(Vec<Option<Entry>>);
+struct Graph(Vec<Option<Entry<Data>>>);
 
 impl Graph {
     fn at(&self, index: usize) -> Option<&Data> {
@@ -240,6 +103,28 @@ impl Graph {
             wakes.insert(future.call_id, wake);
         }
         wakes
+    }
+
+    /// Whether the workflow's own task waits for this, be it through others. `known` are tasks that were asked about before.
+    fn leads_to_main(&self, awaiter: Awaiter, scheduler: &Scheduler, known: &mut HashMap<u32, bool>) -> bool {
+        let (mut awaiter, mut passed) = (Some(awaiter), Vec::new());
+        // Waiting has no cycles; the bound is for a dump that says otherwise.
+        let mut steps = 0..=self.0.len();
+        let leads = loop {
+            match awaiter.filter(|_| steps.next().is_some()) {
+                None => break false,
+                Some(Awaiter::GatherSlot { gather }) => awaiter = self.awaited(gather).map(|gather| gather.awaiter),
+                Some(Awaiter::Task(task)) => {
+                    if let Some(leads) = known.get(&task) {
+                        break *leads;
+                    }
+                    passed.push(task);
+                    awaiter = scheduler.tasks.get(&task).and_then(|task| task.awaiter);
+                }
+            }
+        };
+        known.extend(passed.into_iter().map(|task| (task, leads)));
+        leads
     }
 
     /// The outermost gather around `gather`, when a task waits for it.

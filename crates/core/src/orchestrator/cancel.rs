@@ -7,14 +7,16 @@ use super::{
     Engine, Event, OrchestrationError,
     children::{self, AT_ONCE},
     claim::{Claim, Claimed},
+    drain,
+    finish::note_untaken_signals,
     settle::{Next, follow},
 };
 use crate::{
-    id::{CallId, ExecutionId},
+    id::ExecutionId,
     model::{Execution, ExecutionStatus, Failure},
     store::{
         DbConnection, StoreError,
-        calls::{self, Seen},
+        calls::{self, Seen, Withdrawn},
         control,
         executions::{self, Ending},
     },
@@ -73,7 +75,7 @@ pub async fn cancel(engine: &Engine, id: &ExecutionId, force: bool) -> Result<Ca
     })
 }
 
-type Decided = (Verdict, Vec<(CallId, String)>);
+type Decided = (Verdict, Vec<Withdrawn>);
 
 fn decide(
     conn: &mut DbConnection,
@@ -106,33 +108,17 @@ fn decide(
 }
 
 /// Cancels everything that a locked, waiting execution waits for, where its workflow sees it.
-pub(super) fn tell(
-    conn: &mut DbConnection,
-    id: &ExecutionId,
-    now: Timestamp,
-) -> Result<Vec<(CallId, String)>, StoreError> {
+pub(super) fn tell(conn: &mut DbConnection, id: &ExecutionId, now: Timestamp) -> Result<Vec<Withdrawn>, StoreError> {
     control::told(conn, id)?;
     control::request_cancel_of_children(conn, id, now)?;
-    cancel_calls(conn, id, Seen::ByWorkflow, now)
-}
-
-/// Cancels all open calls; answers those that workers may have.
-pub(super) fn cancel_calls(
-    conn: &mut DbConnection,
-    id: &ExecutionId,
-    seen: Seen,
-    now: Timestamp,
-) -> Result<Vec<(CallId, String)>, StoreError> {
-    if calls::cancel_open(conn, id, seen, now)? == 0 {
-        return Ok(Vec::new());
-    }
-    calls::cancelled_at(conn, id, now)
+    calls::cancel_open(conn, id, Seen::ByWorkflow, now)
 }
 
 fn end(conn: &mut DbConnection, execution: &Execution, how: &str, claim: &Claim) -> Result<Decided, StoreError> {
     let failure = Failure::new(CANCELLED, how);
     control::end_by_force(conn, &execution.id, &failure, claim.now)?;
-    let calls = cancel_calls(conn, &execution.id, Seen::ByNobody, claim.now)?;
+    let calls = calls::cancel_open(conn, &execution.id, Seen::ByNobody, claim.now)?;
+    note_untaken_signals(conn, &execution.id, claim.now)?;
     control::request_cancel_of_children(conn, &execution.id, claim.now)?;
     let parent = match &execution.parent {
         Some(parent) => children::report(conn, &execution.id, parent, &Ending::Cancelled(failure), claim)?
@@ -144,17 +130,22 @@ fn end(conn: &mut DbConnection, execution: &Execution, how: &str, claim: &Claim)
 
 /// Takes jobs that nobody waits for out of their queues, and tells workers that run them. Lost, this costs work, and makes
 /// nothing wrong.
-pub(super) fn withdraw(engine: &Engine, id: &ExecutionId, calls: Vec<(CallId, String)>) {
+pub(super) fn withdraw(engine: &Engine, id: &ExecutionId, calls: Vec<Withdrawn>) {
     if calls.is_empty() {
         return;
     }
     engine.ring(Bell::Cancelled(id.to_string()));
-    let (queue, id) = (engine.queue.clone(), id.clone());
+    let (queue, db, id, now) = (engine.queue.clone(), engine.db.clone(), id.clone(), engine.now());
     tokio::spawn(async move {
         for (call, name) in calls {
-            if let Err(error) = queue.cancel(&name, &JobId(format!("{id}-{call}"))).await {
-                tracing::debug!(%error, "a job of a cancelled call is still in its queue");
-                return;
+            match queue.cancel(&name, &JobId(format!("{id}-{call}"))).await {
+                // Nobody had it.
+                Ok(true) => drain::note(&db, &id, call, now),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a job of a cancelled call is still in its queue");
+                    return;
+                }
             }
         }
     });

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Engine, Event, OrchestrationError, settle::Attempted};
+use super::{Engine, Event, OrchestrationError, settle::Attempted, timers::ran_out};
 use crate::{
     id::{Epoch, ExecutionId, WorkerId},
     store::{
-        DbConnection, StoreError, calls,
+        DbConnection, StoreError,
+        calls::{self, AttemptOf},
         executions::{self, Fence, Won},
         logs,
     },
@@ -122,8 +123,15 @@ impl Claim {
             executions::wake(conn, id, self.now)?;
             return Ok(None);
         }
-        let won = executions::claim(conn, id, &self.worker, self.now, self.until)?;
-        Ok(won.map(Claimed::won_by))
+        if !executions::claim(conn, id, &self.worker, self.now, self.until)? {
+            return Ok(None);
+        }
+        // The clock may not have come to them yet, and what came in later must not come before them.
+        for call in calls::overdue(conn, id, self.now)? {
+            let of = AttemptOf { execution: id.clone(), call: call.id, number: call.attempt };
+            calls::settle(conn, &of, &ran_out(&call), self.now)?;
+        }
+        Ok(Some(Claimed::won_by(executions::won(conn, id)?)))
     }
 }
 

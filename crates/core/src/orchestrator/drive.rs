@@ -6,7 +6,7 @@ use super::{
     claim::{Claimed, claim},
     dispatch::dispatch,
     finish::{Finished, again, finish},
-    pause::{Paused, Told, log_lines, look_again, pause},
+    pause::{Paused, TurnOutput, log_lines, look_again, pause},
 };
 use crate::{
     id::CallId,
@@ -61,26 +61,27 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
         Ok(step) => step,
         Err(OrchestrationError::Advance { source, .. }) if is_final(&source) => {
             let failure = Failure::new("durable.StateError", source.to_string());
-            return end(engine, claimed, Err(failure), Vec::new(), Told::default()).await;
+            return end(engine, claimed, Err(failure), Vec::new(), TurnOutput::default()).await;
         }
         Err(OrchestrationError::Advance { source: source @ AdvanceError::Diverged(_), .. }) => {
             return shelve(engine, claimed, &source).await;
         }
         Err(OrchestrationError::Compile { source, .. }) => {
             let failure = Failure::new(source.kind.clone(), source.to_string());
-            return end(engine, claimed, Err(failure), Vec::new(), Told::default()).await;
+            return end(engine, claimed, Err(failure), Vec::new(), TurnOutput::default()).await;
         }
         Err(error) => return Err(error),
     };
-    let told = Told { log: log_lines(step.log, engine.now()), progress: step.progress };
+    let output =
+        TurnOutput { log: log_lines(step.log, engine.now()), progress: step.progress, withdrawn: step.withdrawn };
     match step.end {
-        End::Finish { output, abandoned } => end(engine, claimed, Ok(output), abandoned, told).await,
-        End::Fail { failure, abandoned } => end(engine, claimed, Err(failure), abandoned, told).await,
+        End::Finish { output: value, abandoned } => end(engine, claimed, Ok(value), abandoned, output).await,
+        End::Fail { failure, abandoned } => end(engine, claimed, Err(failure), abandoned, output).await,
         End::Again { inputs, first_call } => {
-            let begun = again(engine, claimed, inputs, CallId(first_call), told).await?;
+            let begun = again(engine, claimed, inputs, CallId(first_call), output).await?;
             Ok(if begun { Turned::Again } else { Turned::Lost })
         }
-        End::Pause(waiting) => match pause(engine, claimed, waiting, told).await? {
+        End::Pause(waiting) => match pause(engine, claimed, waiting, output).await? {
             Some(Paused { work, look_again }) => {
                 dispatch(engine, work).await;
                 Ok(Turned::Waits { look: look_again })
@@ -111,9 +112,9 @@ async fn end(
     claimed: Claimed,
     result: Result<Json, Failure>,
     abandoned: Vec<NewCall>,
-    told: Told,
+    output: TurnOutput,
 ) -> Result<Turned, OrchestrationError> {
-    Ok(match finish(engine, claimed, result, abandoned, told).await? {
+    Ok(match finish(engine, claimed, result, abandoned, output).await? {
         Some(Finished { parent }) => Turned::Ended { parent: parent.map(Box::new) },
         None => Turned::Lost,
     })

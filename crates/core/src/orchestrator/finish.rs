@@ -8,20 +8,21 @@ use super::{
     Engine, Event, History, OrchestrationError, cancel,
     children::{self, AT_ONCE},
     claim::{Claim, Claimed},
-    pause::Told,
+    pause::{TurnOutput, log_lines},
     settle::follow,
 };
 use crate::{
     id::{CallId, ExecutionId},
     interpreter::{NewCall, is_same_failure},
-    model::{CallStatus, Execution, Failure, Json},
+    model::{CallStatus, Execution, Failure, Json, Stream},
     store::{
         DbConnection, StoreError,
         calls::{self, Insertion, Seen},
         control,
         executions::{self, Ending},
-        logs, snapshots,
+        logs, signals, snapshots,
     },
+    time::Timestamp,
 };
 
 /// An execution that has ended.
@@ -38,20 +39,21 @@ pub async fn finish(
     claimed: Claimed,
     result: Result<Json, Failure>,
     abandoned: Vec<NewCall>,
-    told: Told,
+    output: TurnOutput,
 ) -> Result<Option<Finished>, OrchestrationError> {
     let now = engine.now();
     let id = claimed.id().clone();
     let held = claimed.fence();
     let won = claimed.won().clone();
     let (suspension, queue) = (won.execution.suspension + 1, won.execution.queue.clone());
-    let delivered: Vec<CallId> = won.outcomes.iter().map(|(id, _)| *id).collect();
+    let delivered = output.taken(&won);
     let ending = match result {
         Ok(output) => Ending::Completed(output),
         Err(failure) => ending(&won.execution, with_cause(engine, &id, failure).await?),
     };
     let ending = Arc::new(ending);
-    let (log, progress) = (Arc::new(told.log), told.progress);
+    let TurnOutput { log, progress, withdrawn } = output;
+    let log = Arc::new(log);
     let (e, l, key, h, claim) = (ending.clone(), log.clone(), id.clone(), held.clone(), Claim::of(engine));
     let drops = engine.settings.history == History::None;
     engine.keep_hot(&id, None);
@@ -62,7 +64,9 @@ pub async fn finish(
         calls::mark_delivered(conn, &h.fence, &delivered)?;
         let at = Insertion { execution: &key, suspension, queue: &queue, now, push_again: now };
         calls::insert(conn, at, &abandoned)?;
-        let withdrawn = cancel::cancel_calls(conn, &key, Seen::ByNobody, now)?;
+        calls::give_up(conn, &key, &withdrawn, now)?;
+        signals::give_back(conn, &key, &withdrawn)?;
+        let jobs = calls::cancel_open(conn, &key, Seen::ByNobody, now)?;
         control::request_cancel_of_children(conn, &key, now)?;
         if let Some(progress) = &progress {
             executions::set_progress(conn, &key, progress)?;
@@ -71,13 +75,14 @@ pub async fn finish(
             snapshots::drop_last(conn, &key)?;
         }
         logs::append(conn, &key, &l)?;
+        note_untaken_signals(conn, &key, now)?;
         let next = match &won.execution.parent {
             Some(parent) => children::report(conn, &key, parent, &e, &claim)?.map(|next| (parent.clone(), next)),
             None => None,
         };
-        Ok(Some((withdrawn, next)))
+        Ok(Some((jobs, next)))
     });
-    let Some((withdrawn, next)) = ended.await? else {
+    let Some((jobs, next)) = ended.await? else {
         tracing::warn!(execution.id = %id, "the claim was lost before the end; dropping this turn");
         return Ok(None);
     };
@@ -87,8 +92,8 @@ pub async fn finish(
         Ending::Failed(failure) | Ending::Cancelled(failure) => Some(failure),
     };
     tracing::info!(execution.id = %id, failed = failure.is_some(), "execution finished");
-    if !withdrawn.is_empty() {
-        cancel::withdraw(engine, &id, withdrawn);
+    if !jobs.is_empty() {
+        cancel::withdraw(engine, &id, jobs);
         engine.sooner(AT_ONCE);
     }
     engine.ring(Bell::Ended(id.to_string()));
@@ -106,10 +111,11 @@ pub async fn again(
     claimed: Claimed,
     inputs: Json,
     first_call: CallId,
-    told: Told,
+    output: TurnOutput,
 ) -> Result<bool, OrchestrationError> {
     let (now, id, held) = (engine.now(), claimed.id().clone(), claimed.fence());
-    let log = Arc::new(told.log);
+    let TurnOutput { log, progress, withdrawn } = output;
+    let log = Arc::new(log);
     let (key, h, l) = (id.clone(), held.clone(), log.clone());
     engine.keep_hot(&id, None);
     let begun = engine.db.write(move |conn| {
@@ -120,20 +126,42 @@ pub async fn again(
             return Ok(None);
         }
         control::request_cancel_of_children(conn, &key, now)?;
-        let withdrawn = cancel::cancel_calls(conn, &key, Seen::ByNobody, now)?;
+        calls::give_up(conn, &key, &withdrawn, now)?;
+        signals::give_back(conn, &key, &withdrawn)?;
+        // What came while this turn ran is for the next life.
+        signals::give_back_untold(conn, &key)?;
+        let jobs = calls::cancel_open(conn, &key, Seen::ByNobody, now)?;
         control::forget_past(conn, &key)?;
         logs::append(conn, &key, &l)?;
-        if let Some(progress) = &told.progress {
+        if let Some(progress) = &progress {
             executions::set_progress(conn, &key, progress)?;
         }
-        Ok(Some(withdrawn))
+        Ok(Some(jobs))
     });
-    let Some(withdrawn) = begun.await? else { return Ok(false) };
+    let Some(jobs) = begun.await? else { return Ok(false) };
     held.observe(engine);
     tracing::info!(execution.id = %id, "begins anew");
     engine.observe(Event::Again { execution: &id, log: &log });
-    cancel::withdraw(engine, &id, withdrawn);
+    cancel::withdraw(engine, &id, jobs);
     Ok(true)
+}
+
+/// Whoever sent something wants to know that it had no effect.
+pub(super) fn note_untaken_signals(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    signals::give_back_untold(conn, id)?;
+    let untaken = signals::untaken(conn, id)?;
+    if untaken.is_empty() {
+        return Ok(());
+    }
+    let count =
+        |(name, count): &(String, i64)| if *count == 1 { name.clone() } else { format!("{name} ({count} times)") };
+    let names: Vec<String> = untaken.iter().map(count).collect();
+    let text = format!("it ended without taking these signals: {}\n", names.join(", "));
+    logs::append(conn, id, &log_lines(vec![(Stream::Stderr, text)], now))
 }
 
 /// How an exception that ended a workflow ends its execution.

@@ -3,13 +3,15 @@
 //! [`start`] → [`claim`] → [`advance`] → [`pause`] → [`dispatch`] → *a worker runs the function* →
 //! [`settle`] → [`claim`] → [`advance`] → … → [`finish`]. [`drive`] strings them together;
 //! [`foresee`] lets a step run ahead of its claim. Beside the line: [`timers`] and [`rescue`] when time passes; [`signal`],
-//! [`cancel`], [`hold`] and [`revive`] when somebody wishes; `children` when an execution starts another.
+//! [`cancel`], [`hold`] and [`revive`] when somebody wishes; `children` when an execution starts another, `send` when it
+//! sends one a signal; [`drain`] when it waits for the end of what was cancelled.
 
 pub mod advance;
 pub mod cancel;
 mod children;
 pub mod claim;
 pub mod dispatch;
+pub mod drain;
 pub mod drive;
 mod engine;
 mod event;
@@ -20,6 +22,7 @@ pub mod pause;
 mod rebuild;
 pub mod rescue;
 pub mod revive;
+mod send;
 pub mod settle;
 pub mod signal;
 pub mod start;

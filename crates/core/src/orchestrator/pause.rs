@@ -1,6 +1,6 @@
 //! pause: the state, the new calls, what was delivered: one transaction.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Engine, Event, History, OrchestrationError, cancel,
@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     id::{CallId, ExecutionId},
-    interpreter::Pause,
+    interpreter::{NewCall, Pause},
     model::{CallKind, Json, LogLine, Outcome, Stream},
     store::{
         DbConnection, StoreError, callbacks,
-        calls::{self, AttemptOf, Insertion, Work},
+        calls::{self, AttemptOf, Insertion, Withdrawn, Work},
         control,
         executions::{self, Asked, Pausing, Won},
         logs, signals, snapshots,
@@ -38,14 +38,14 @@ pub async fn pause(
     engine: &Engine,
     claimed: Claimed,
     pause: Pause,
-    told: Told,
+    output: TurnOutput,
 ) -> Result<Option<Paused>, OrchestrationError> {
     let now = engine.now();
     let id = claimed.id().clone();
     let held = claimed.fence();
     let won = claimed.won().clone();
     let (suspension, queue) = (won.execution.suspension + 1, won.execution.queue.clone());
-    let delivered: Vec<CallId> = won.outcomes.iter().map(|(id, _)| *id).collect();
+    let delivered = output.taken(&won);
     // Of several pending calls, the settler of one may find the execution held for another, and die before it can
     // claim once more: then nobody but the clock looks. A single call is settled while the execution waits, and
     // its settler claims in the same commit.
@@ -55,7 +55,8 @@ pub async fn pause(
     let push_again = now.after(engine.settings.push_again);
     let keeps = engine.settings.history == History::All;
     let pause = Arc::new(pause);
-    let (log, progress) = (Arc::new(told.log), told.progress);
+    let TurnOutput { log, progress, withdrawn } = output;
+    let log = Arc::new(log);
     let (p, l, key, q, h, w) = (pause.clone(), log.clone(), id.clone(), queue.clone(), held.clone(), won.clone());
     engine.keep_hot(&id, None);
     let saved = engine.db.write(move |conn| {
@@ -70,25 +71,27 @@ pub async fn pause(
         let at = Insertion { execution: &key, suspension, queue: &q, now, push_again };
         calls::insert(conn, at, &p.new_calls)?;
         let mut woken = begin(conn, &w, &p, now)?;
-        let mut withdrawn = give_up(conn, &key, &p, now)?;
+        let (mut jobs, returned) = give_up(conn, &key, &withdrawn, now)?;
+        woken |= hand_out_signals(conn, &key, &p.new_calls, returned, now)?;
         if asked == Asked::ToCancel {
-            withdrawn.extend(cancel::tell(conn, &key, now)?);
+            jobs.extend(cancel::tell(conn, &key, now)?);
             woken = true;
         }
         if keeps {
             snapshots::keep(conn, &h.fence, suspension, &p.snapshot, now)?;
         }
         logs::append(conn, &key, &l)?;
-        Ok(Some((woken, withdrawn)))
+        Ok(Some((woken, jobs)))
     });
-    let Some((woken, withdrawn)) = saved.await? else {
+    let Some((woken, jobs)) = saved.await? else {
         tracing::warn!(execution.id = %id, "the claim was lost before the pause; dropping this turn");
         return Ok(None);
     };
-    cancel::withdraw(engine, &id, withdrawn);
+    cancel::withdraw(engine, &id, jobs);
     engine.keep_hot(&id, foresee::keep(&won, &pause).filter(|_| !woken));
     held.observe(engine);
-    let children = pause.new_calls.iter().filter(|call| call.kind == CallKind::Child).map(|_| AT_ONCE);
+    let at_once = |call: &&NewCall| matches!(call.kind, CallKind::Child | CallKind::Send | CallKind::Drain);
+    let children = pause.new_calls.iter().filter(at_once).map(|_| AT_ONCE);
     let timers = pause.new_calls.iter().filter(|call| !call.abandoned).filter_map(|call| call.delay);
     if let Some(soonest) = timers.chain(children).chain(due_at.map(|at| at.since(now))).min() {
         engine.sooner(soonest);
@@ -108,15 +111,13 @@ pub async fn pause(
     Ok(Some(Paused { work: work.collect(), look_again: pause.waits_for_earlier || woken }))
 }
 
-/// Begins what is neither a function's nor the clock's: signals that were sent before, tokens, children. Answers whether
-/// any call has its outcome already.
+/// Begins what is neither a function's nor the clock's: tokens, children. Answers whether any call has its outcome already.
 fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, now: Timestamp) -> Result<bool, StoreError> {
     let mut woken = false;
     for call in pause.new_calls.iter().filter(|call| !call.abandoned) {
         let of = AttemptOf { execution: won.execution.id.clone(), call: call.id, number: 1 };
         let outcome = match call.kind {
-            CallKind::Function | CallKind::Timer => None,
-            CallKind::Signal => signals::take(conn, &of.execution, &call.function, call.id)?.map(Outcome::Completed),
+            CallKind::Function | CallKind::Timer | CallKind::Signal | CallKind::Send | CallKind::Drain => None,
             CallKind::Callback => {
                 callbacks::insert(conn, call.token.as_deref().unwrap_or_default(), &of, now)?;
                 None
@@ -134,30 +135,62 @@ fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, now: Timestamp) -> R
     Ok(woken)
 }
 
-/// Cancels what the workflow gave up; answers what workers may have of it.
+/// Cancels what the workflow gave up; answers what workers may have of it, and the names of signals that came to nobody and
+/// are there again.
 fn give_up(
     conn: &mut DbConnection,
     id: &ExecutionId,
-    pause: &Pause,
+    withdrawn: &[CallId],
     now: Timestamp,
-) -> Result<Vec<(CallId, String)>, StoreError> {
-    if pause.cancelled.is_empty() {
-        return Ok(Vec::new());
+) -> Result<(Vec<Withdrawn>, BTreeSet<String>), StoreError> {
+    if withdrawn.is_empty() {
+        return Ok((Vec::new(), BTreeSet::new()));
     }
-    calls::give_up(conn, id, &pause.cancelled, now)?;
-    for call in &pause.cancelled {
-        control::request_cancel_of_child(conn, id, *call, now)?;
-    }
-    calls::cancelled_at(conn, id, now)
+    let jobs = calls::give_up(conn, id, withdrawn, now)?;
+    control::request_cancel_of_awaited(conn, id, withdrawn, now)?;
+    Ok((jobs, signals::give_back(conn, id, withdrawn)?))
 }
 
-/// What a turn tells people.
+/// Signals that are there go to the calls that wait for them, each to the one that has waited longest. Answers whether any
+/// did.
+fn hand_out_signals(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    new_calls: &[NewCall],
+    returned: BTreeSet<String>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut names = returned;
+    let new = new_calls.iter().filter(|call| call.kind == CallKind::Signal && !call.abandoned);
+    names.extend(new.map(|call| call.function.clone()));
+    let mut woken = false;
+    for name in names {
+        while let Some(call) = calls::waits_for_signal(conn, id, &name, now)? {
+            let Some(payload) = signals::take(conn, id, &name, call)? else { break };
+            let of = AttemptOf { execution: id.clone(), call, number: 1 };
+            calls::settle(conn, &of, &Outcome::Completed(payload), now)?;
+            woken = true;
+        }
+    }
+    Ok(woken)
+}
+
+/// What a turn leaves beside the way in which it ended.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct TurnOutput {
     /// What it wrote.
     pub log: Vec<LogLine>,
     /// What it last said of itself.
     pub progress: Option<Json>,
+    /// Calls that it gave up: what they were given, it did not take.
+    pub withdrawn: Vec<CallId>,
+}
+
+impl TurnOutput {
+    /// The calls whose outcomes the workflow was told of.
+    pub(super) fn taken(&self, won: &Won) -> Vec<CallId> {
+        won.outcomes.iter().map(|(id, _)| *id).filter(|id| !self.withdrawn.contains(id)).collect()
+    }
 }
 
 /// The second look, after the pause has been committed.

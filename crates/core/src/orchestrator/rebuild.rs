@@ -67,7 +67,9 @@ fn replay(engine: &Engine, won: &Won, program: &Program, recorded: &[Recorded]) 
 /// What each turn after the first was given, in order.
 fn deliveries(recorded: &[Recorded]) -> BTreeMap<Epoch, Delivery> {
     let mut deliveries: BTreeMap<Epoch, Delivery> = BTreeMap::new();
-    for call in recorded {
+    let mut by_end: Vec<&Recorded> = recorded.iter().collect();
+    by_end.sort_by_key(|call| (call.ended_at, call.id));
+    for call in by_end {
         let Some((epoch, at, outcome)) = &call.delivered else { continue };
         let delivery = deliveries.entry(*epoch).or_insert(Delivery { at: *at, outcomes: Vec::new() });
         delivery.at = delivery.at.max(*at);

@@ -71,7 +71,7 @@ fn send(conn: &mut DbConnection, s: &Signalling, claim: &Claim) -> Result<Option
     if !signals::insert(conn, id, (&s.name, &s.payload), s.key.as_deref(), claim.now)? {
         return Ok(Some(Verdict::Repeated));
     }
-    let Some(call) = calls::waits_for_signal(conn, id, &s.name)? else { return Ok(Some(Verdict::Kept)) };
+    let Some(call) = calls::waits_for_signal(conn, id, &s.name, claim.now)? else { return Ok(Some(Verdict::Kept)) };
     let Some(payload) = signals::take(conn, id, &s.name, call)? else { return Ok(Some(Verdict::Kept)) };
     let of = AttemptOf { execution: id.clone(), call, number: 1 };
     let next = settle_in(conn, &of, &Outcome::Completed(payload), claim)?;

@@ -8,7 +8,9 @@ use futures::{StreamExt, stream};
 use super::{
     Engine, OrchestrationError,
     dispatch::dispatch,
+    drain,
     drive::drive,
+    send,
     settle::{Attempted, Retry, Settled, settle},
 };
 use crate::{
@@ -54,6 +56,8 @@ async fn act(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
         (CallKind::Timer, _) => fire(engine, call).await,
         (CallKind::Function, _) => give_up(engine, call).await,
         (CallKind::Signal | CallKind::Callback, _) => nobody_came(engine, call).await,
+        (CallKind::Send, _) => send::act(engine, call).await,
+        (CallKind::Drain, _) => drain::act(engine, call).await,
         // Its execution has a clock of its own.
         (CallKind::Child, _) => Ok(()),
     }
@@ -128,13 +132,20 @@ async fn fire(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
 
 /// A signal or callback was not there in its time.
 async fn nobody_came(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
+    let (of, outcome) = (attempt_of(&call), ran_out(&call));
+    let attempted = Attempted { of, outcome, retry: Retry::No, started_at: None, worker: None, log: Vec::new() };
+    settle_and_drive(engine, attempted).await
+}
+
+/// How a wait ends whose time is over.
+pub(super) fn ran_out(call: &Call) -> Outcome {
     let waited = call.due_at.map_or_else(String::new, |at| format!(" within {}", in_words(at.since(call.created_at))));
-    let what =
-        if call.kind == CallKind::Signal { format!("no signal {}", call.function) } else { "no callback".into() };
-    let outcome = Outcome::Failed(Failure::new("TimeoutError", format!("{what}{waited}")));
-    let (of, worker) = (attempt_of(&call), None);
-    settle_and_drive(engine, Attempted { of, outcome, retry: Retry::No, started_at: None, worker, log: Vec::new() })
-        .await
+    let what = match call.kind {
+        CallKind::Signal => format!("no signal {}", call.function),
+        CallKind::Callback => "no callback".into(),
+        _ => return Outcome::Completed(Json("null".into())),
+    };
+    Outcome::Failed(Failure::new("TimeoutError", format!("{what}{waited}")))
 }
 
 /// A call was not done in all the time that it had.
@@ -177,7 +188,7 @@ async fn give_up(engine: &Engine, call: Call) -> Result<(), OrchestrationError> 
     .await
 }
 
-async fn settle_and_drive(engine: &Engine, attempted: Attempted) -> Result<(), OrchestrationError> {
+pub(super) async fn settle_and_drive(engine: &Engine, attempted: Attempted) -> Result<(), OrchestrationError> {
     match settle(engine, attempted).await? {
         Settled::Recorded(Some(claimed)) => drive(engine, claimed).await,
         Settled::Recorded(None) | Settled::Retrying | Settled::Ignored => Ok(()),

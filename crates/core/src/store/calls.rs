@@ -1,8 +1,11 @@
 //! Calls: inserted by the pause that made them, settled once, delivered once.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, Insertable, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
-    dsl::sql, expression::SqlLiteral, sql_types::Bool,
+    BoolExpressionMethods, ExpressionMethods, Insertable, IntoSql, OptionalExtension, QueryDsl, RunQueryDsl,
+    SelectableHelper,
+    dsl::{case_when, sql},
+    expression::SqlLiteral,
+    sql_types::{BigInt, Bool, Nullable},
 };
 
 pub(super) use super::attempts::{open_call, read_options};
@@ -11,8 +14,8 @@ pub use super::{
         AttemptOf, Budget, Work, beat, begin, budget, failed_attempts, insert_attempt, progress, release, retry, work,
     },
     record::{
-        Recorded, arguments, attempt_number, attempts, cancelled_among, cancelled_at, last_delivery_before, list,
-        list_with_status, recorded, was_cancelled_last, workers_of,
+        Recorded, arguments, attempt_number, attempts, cancelled_among, last_delivery_before, list, list_with_status,
+        recorded, was_cancelled_last, workers_of,
     },
 };
 
@@ -31,7 +34,7 @@ use crate::{
 };
 
 /// SQLite binds at most 32,766 values in a statement.
-const ROWS_PER_STATEMENT: usize = 500;
+pub(super) const ROWS_PER_STATEMENT: usize = 500;
 
 /// Conditions on the status stand as text in the SQL, word for word as in the partial indexes of the
 /// migrations: bound as values they would hide the indexes from the planner.
@@ -82,6 +85,7 @@ struct NewRow<'a> {
     delivered_in: Option<i64>,
     options: Option<String>,
     deadline_at: Option<i64>,
+    ended_at: Option<i64>,
 }
 
 /// What `delivered_in` says of calls whose outcome nobody waits for.
@@ -107,14 +111,19 @@ pub fn insert(conn: &mut DbConnection, at: Insertion<'_>, new: &[NewCall]) -> Re
     let due = |call: &NewCall, deadline: Option<Timestamp>| match call.kind {
         CallKind::Function => Some(deadline.map_or(at.push_again, |deadline| deadline.min(at.push_again))),
         CallKind::Timer | CallKind::Signal | CallKind::Callback => call.delay.map(|delay| at.now.after(delay)),
+        CallKind::Send | CallKind::Drain => Some(at.now),
         CallKind::Child => None,
+    };
+    let deadline = |call: &NewCall| match call.kind {
+        CallKind::Function => call.options.total_timeout.map(|time| at.now.after(time)),
+        _ => call.delay.map(|delay| at.now.after(delay)),
     };
     for chunk in new.chunks(ROWS_PER_STATEMENT) {
         let rows: Vec<NewRow<'_>> = chunk
             .iter()
             .map(|call| {
                 let open = !call.abandoned;
-                let deadline = call.options.total_timeout.map(|time| at.now.after(time));
+                let deadline = deadline(call);
                 let status = if open { CallStatus::Pending } else { CallStatus::Cancelled };
                 NewRow {
                     execution_id: at.execution.as_str(),
@@ -136,6 +145,7 @@ pub fn insert(conn: &mut DbConnection, at: Insertion<'_>, new: &[NewCall]) -> Re
                     delivered_in: call.abandoned.then_some(TO_NOBODY),
                     options: call.options.to_json(),
                     deadline_at: deadline.map(|at| at.0),
+                    ended_at: call.abandoned.then_some(at.now.0),
                 }
             })
             .collect();
@@ -200,49 +210,112 @@ fn cancelled(now: Timestamp, seen: Seen) -> _ {
     let at: Option<i64> = Some(now.0);
     let none: Option<i64> = None;
     let status: &'static str = CallStatus::Cancelled.as_str();
-    (calls::status.eq(status), calls::completed_at.eq(at), calls::due_at.eq(none), calls::delivered_in.eq(delivered))
+    // What no worker can have had does not run.
+    let never_queued: SqlLiteral<Bool> = sql("(calls.status = 'pending' AND NOT calls.queued)");
+    let ended =
+        case_when(never_queued, at.into_sql::<Nullable<BigInt>>()).otherwise(none.into_sql::<Nullable<BigInt>>());
+    (
+        calls::status.eq(status),
+        calls::completed_at.eq(at),
+        calls::due_at.eq(none),
+        calls::delivered_in.eq(delivered),
+        calls::ended_at.eq(ended),
+    )
 }
 
-/// Cancels every open call of an execution; answers how many.
+/// A cancelled function call that workers may have, and its queue.
+pub type Withdrawn = (CallId, String);
+
+fn withdrawn(rows: Vec<(i64, String, String, Option<i64>)>) -> Result<Vec<Withdrawn>, StoreError> {
+    let functions =
+        rows.into_iter().filter(|(_, kind, _, ended)| kind == CallKind::Function.as_str() && ended.is_none());
+    functions.map(|(id, _, queue, _)| Ok((rows::call_id(id)?, queue))).collect()
+}
+
+/// Cancels every open call of an execution; answers what workers may have of them, and whether there were any.
 pub fn cancel_open(
     conn: &mut DbConnection,
     execution: &ExecutionId,
     seen: Seen,
     now: Timestamp,
-) -> Result<usize, StoreError> {
+) -> Result<Vec<Withdrawn>, StoreError> {
     let open = calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(is_open());
-    Ok(diesel::update(open).set(cancelled(now, seen)).execute(conn)?)
+    let rows = diesel::update(open)
+        .set(cancelled(now, seen))
+        .returning((calls::call_id, calls::kind, calls::queue, calls::ended_at))
+        .get_results(conn)?;
+    withdrawn(rows)
 }
 
-/// Cancels calls that a workflow gave up, as far as they are open.
+/// Withdraws calls that a workflow gave up: open ones are cancelled, and outcomes that it was not told of are nobody's.
+/// Signals among them are to be [given back](super::signals::give_back). Answers what workers may have of them.
 pub fn give_up(
     conn: &mut DbConnection,
     execution: &ExecutionId,
     ids: &[CallId],
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Withdrawn>, StoreError> {
+    let mut all = Vec::new();
     for chunk in ids.chunks(ROWS_PER_STATEMENT) {
         let ids: Vec<i64> = chunk.iter().map(|id| i64::from(id.0)).collect();
-        let given_up = calls::table
-            .filter(calls::execution_id.eq(execution.as_str()))
-            .filter(calls::call_id.eq_any(ids))
-            .filter(is_open());
-        diesel::update(given_up).set(cancelled(now, Seen::ByNobody)).execute(conn)?;
+        let given_up =
+            || calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(calls::call_id.eq_any(&ids));
+        let rows = diesel::update(given_up().filter(is_open()))
+            .set(cancelled(now, Seen::ByNobody))
+            .returning((calls::call_id, calls::kind, calls::queue, calls::ended_at))
+            .get_results(conn)?;
+        let settled_before = rows.len() < chunk.len();
+        all.extend(withdrawn(rows)?);
+        if settled_before {
+            diesel::update(given_up().filter(calls::delivered_in.is_null()))
+                .set(calls::delivered_in.eq(Some(TO_NOBODY)))
+                .execute(conn)?;
+        }
     }
+    Ok(all)
+}
+
+/// Signals that were taken by these calls are not theirs any more.
+pub(super) fn untake(conn: &mut DbConnection, execution: &ExecutionId, ids: &[i64]) -> Result<(), StoreError> {
+    let taken = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::call_id.eq_any(ids))
+        .filter(calls::status.eq(CallStatus::Completed.as_str()));
+    diesel::update(taken)
+        .set((
+            calls::status.eq(CallStatus::Cancelled.as_str()),
+            calls::result.eq(None::<String>),
+            calls::delivered_in.eq(Some(TO_NOBODY)),
+        ))
+        .execute(conn)?;
     Ok(())
 }
 
-/// The call that has waited longest for a signal of that name.
+/// Calls that a signal has settled and no advance was told of.
+pub(super) fn untold_signals(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<CallId>, StoreError> {
+    let ids: Vec<i64> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::delivered_in.is_null())
+        .filter(is_settled())
+        .filter(calls::kind.eq(CallKind::Signal.as_str()))
+        .select(calls::call_id)
+        .load(conn)?;
+    ids.into_iter().map(rows::call_id).collect()
+}
+
+/// The call that has waited longest for a signal of that name, and whose time is not over.
 pub fn waits_for_signal(
     conn: &mut DbConnection,
     execution: &ExecutionId,
     name: &str,
+    now: Timestamp,
 ) -> Result<Option<CallId>, StoreError> {
     let id: Option<i64> = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .filter(is_open())
         .filter(calls::kind.eq(CallKind::Signal.as_str()))
         .filter(calls::function.eq(name))
+        .filter(calls::due_at.is_null().or(calls::due_at.ge(now.0)))
         .order(calls::call_id)
         .select(calls::call_id)
         .first(conn)
@@ -250,26 +323,55 @@ pub fn waits_for_signal(
     id.map(rows::call_id).transpose()
 }
 
+/// What an execution waits for whose time is over, though no clock has come to it yet.
+pub fn overdue(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<Vec<Call>, StoreError> {
+    let rows: Vec<CallRow> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(sql::<Bool>("calls.status = 'pending' AND calls.kind IN ('timer', 'signal', 'callback')"))
+        .filter(calls::due_at.le(now.0))
+        .select(CallRow::as_select())
+        .load(conn)?;
+    rows.into_iter().map(Call::try_from).collect()
+}
+
 /// Outcomes that came in, and when the last of them did.
 pub(super) type Undelivered = (Vec<(CallId, Outcome)>, Option<Timestamp>);
 
-/// Settled calls that no advance has delivered, in order of their ids.
+/// Settled calls that no advance has delivered, in the order in which they ended: a wait that ran out at its instant, however
+/// late somebody came to it.
 pub(super) fn undelivered(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Undelivered, StoreError> {
-    type Row = (i64, String, Option<String>, Option<String>, Option<i64>);
-    let rows: Vec<Row> = calls::table
+    type Row = (i64, String, String, Option<String>, Option<String>, Option<i64>, Option<i64>);
+    let mut rows: Vec<Row> = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .filter(calls::delivered_in.is_null())
         .filter(is_settled())
-        .order(calls::call_id)
-        .select((calls::call_id, calls::status, calls::result, calls::error, calls::completed_at))
+        .select((
+            calls::call_id,
+            calls::kind,
+            calls::status,
+            calls::result,
+            calls::error,
+            calls::completed_at,
+            calls::deadline_at,
+        ))
         .load(conn)?;
-    let last = rows.iter().filter_map(|row| row.4).max().map(Timestamp);
-    let outcomes = rows.into_iter().map(|(id, status, result, error, _)| {
+    let last = rows.iter().filter_map(|row| row.5).max().map(Timestamp);
+    rows.sort_by_key(|(id, kind, .., completed, deadline)| (ended(kind, *completed, *deadline), *id));
+    let outcomes = rows.into_iter().map(|(id, _, status, result, error, ..)| {
         let outcome = outcome(&status, result, error)
             .map_err(|error| StoreError::Inconsistent(format!("call {id} of {execution}: {error}")))?;
         Ok((rows::call_id(id)?, outcome))
     });
     Ok((outcomes.collect::<Result<_, StoreError>>()?, last))
+}
+
+/// When a settled call ended. The clock may come to a timer late, which then fired at its instant all the same.
+pub(super) fn ended(kind: &str, completed: Option<i64>, deadline: Option<i64>) -> Option<i64> {
+    let runs_out = [CallKind::Timer, CallKind::Signal, CallKind::Callback].iter().any(|known| known.as_str() == kind);
+    match deadline.filter(|_| runs_out) {
+        Some(deadline) => completed.map(|completed| completed.min(deadline)),
+        None => completed,
+    }
 }
 
 pub(super) fn outcome(status: &str, result: Option<String>, error: Option<String>) -> Result<Outcome, StoreError> {

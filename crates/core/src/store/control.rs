@@ -55,16 +55,17 @@ pub fn request_cancel_of_children(
     Ok(diesel::update(open).set((table::cancel_requested_at.eq(Some(now.0)), table::due_at.eq(due))).execute(conn)?)
 }
 
-/// Lets a child be cancelled by the call that waits for it.
-pub fn request_cancel_of_child(
+/// The same for the children that these calls wait for.
+pub fn request_cancel_of_awaited(
     conn: &mut DbConnection,
     id: &ExecutionId,
-    call: CallId,
+    calls: &[CallId],
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let calls = calls.iter().map(|call| Some(i64::from(call.0)));
     let open = table::table
         .filter(table::parent_execution_id.eq(Some(id.as_str())))
-        .filter(table::parent_call_id.eq(Some(i64::from(call.0))))
+        .filter(table::parent_call_id.eq_any(calls))
         .filter(table::finished_at.is_null())
         .filter(table::cancel_requested_at.is_null());
     let running = table::status.eq(ExecutionStatus::Running.as_str());

@@ -163,14 +163,15 @@ pub struct Won {
     pub secret: String,
 }
 
-/// Takes the right to advance an execution, if it is free: compare and swap, the row count decides.
+/// Takes the right to advance an execution, if it is free: compare and swap, the row count decides. What the winner may work
+/// with is [`won`].
 pub fn claim(
     conn: &mut DbConnection,
     id: &ExecutionId,
     worker: &WorkerId,
     now: Timestamp,
     until: Timestamp,
-) -> Result<Option<Won>, StoreError> {
+) -> Result<bool, StoreError> {
     let free = sql::<Bool>("executions.status IN ('scheduled', 'waiting')").or(executions::status
         .eq(ExecutionStatus::Running.as_str())
         .and(executions::due_at.le(now.0).assume_not_null()));
@@ -188,7 +189,7 @@ pub fn claim(
             executions::updated_at.eq(now.0),
         ))
         .execute(conn)?;
-    if won == 0 { Ok(None) } else { load_won(conn, id).map(Some) }
+    Ok(won == 1)
 }
 
 /// Takes the right to advance a waiting execution whose last epoch was the one before the fence's.
@@ -215,7 +216,8 @@ pub fn claim_at(
     Ok(won == 1)
 }
 
-fn load_won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError> {
+/// What the winner of a claim may work with.
+pub fn won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError> {
     let gone = || StoreError::Inconsistent(format!("execution {id} has no origin"));
     let execution = get(conn, id)?.ok_or_else(gone)?;
     let snapshot: (Option<Vec<u8>>, Option<String>) =

@@ -7,6 +7,7 @@ pub mod callbacks;
 pub mod calls;
 mod connection;
 pub mod control;
+pub mod endings;
 pub mod executions;
 pub mod logs;
 pub mod meter;

@@ -4,7 +4,7 @@ use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, Select
 
 use super::{
     DbConnection, StoreError,
-    calls::{TO_NOBODY, outcome},
+    calls::{TO_NOBODY, ended, outcome},
     rows::{self, AttemptRow, CallRow},
     schema::{attempts, calls},
 };
@@ -84,22 +84,6 @@ pub fn attempt_number(
     Ok(row.select(calls::attempt).first(conn).optional()?)
 }
 
-/// Function calls that were cancelled at that instant, with their queues: workers may have them.
-pub fn cancelled_at(
-    conn: &mut DbConnection,
-    execution: &ExecutionId,
-    at: Timestamp,
-) -> Result<Vec<(CallId, String)>, StoreError> {
-    let rows: Vec<(i64, String)> = calls::table
-        .filter(calls::execution_id.eq(execution.as_str()))
-        .filter(calls::status.eq(CallStatus::Cancelled.as_str()))
-        .filter(calls::kind.eq(CallKind::Function.as_str()))
-        .filter(calls::completed_at.eq(Some(at.0)))
-        .select((calls::call_id, calls::queue))
-        .load(conn)?;
-    rows.into_iter().map(|(id, queue)| Ok((rows::call_id(id)?, queue))).collect()
-}
-
 /// Which of these calls of an execution are cancelled.
 pub fn cancelled_among(
     conn: &mut DbConnection,
@@ -158,6 +142,8 @@ pub struct Recorded {
     pub args: Json,
     /// A JSON object.
     pub kwargs: Json,
+    /// When it ended: the order in which outcomes are delivered together.
+    pub ended_at: Option<Timestamp>,
     /// The claim under which its outcome was delivered, when it came in, and what it is.
     pub delivered: Option<(Epoch, Timestamp, Outcome)>,
 }
@@ -165,17 +151,18 @@ pub struct Recorded {
 /// All calls of an execution as they stand on record, in order.
 pub fn recorded(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Recorded>, StoreError> {
     type Head = (i64, i64, String, String, String, String);
-    type Tail = (String, Option<String>, Option<String>, Option<i64>, Option<i64>);
+    type Tail = (String, Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>);
     let rows: Vec<(Head, Tail)> = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .order(calls::call_id)
         .select((
             (calls::call_id, calls::resume_group, calls::kind, calls::function, calls::args, calls::kwargs),
-            (calls::status, calls::result, calls::error, calls::delivered_in, calls::completed_at),
+            (calls::status, calls::result, calls::error, calls::delivered_in, calls::completed_at, calls::deadline_at),
         ))
         .load(conn)?;
     rows.into_iter()
-        .map(|((id, resume_group, kind, function, args, kwargs), (status, result, error, epoch, at))| {
+        .map(|((id, resume_group, kind, function, args, kwargs), (status, result, error, epoch, at, deadline))| {
+            let ended_at = ended(&kind, at, deadline).map(Timestamp);
             let delivered = match (epoch.filter(|epoch| *epoch != TO_NOBODY), at) {
                 (Some(epoch), Some(at)) => Some((Epoch(epoch), Timestamp(at), outcome(&status, result, error)?)),
                 _ => None,
@@ -187,6 +174,7 @@ pub fn recorded(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<
                 function,
                 args: Json(args),
                 kwargs: Json(kwargs),
+                ended_at,
                 delivered,
             })
         })

@@ -112,6 +112,7 @@ pub(super) struct CallRow {
     completed_at: Option<i64>,
     options: Option<String>,
     deadline_at: Option<i64>,
+    ended_at: Option<i64>,
     progress: Option<String>,
 }
 
@@ -139,6 +140,7 @@ impl TryFrom<CallRow> for Call {
             completed_at: row.completed_at.map(Timestamp),
             options: row.options.map(Json),
             deadline_at: row.deadline_at.map(Timestamp),
+            ended_at: row.ended_at.map(Timestamp),
             progress: row.progress.map(Json),
         })
     }

@@ -76,6 +76,7 @@ diesel::table! {
         deadline_at -> Nullable<BigInt>,
         forgiven -> BigInt,
         progress -> Nullable<Text>,
+        ended_at -> Nullable<BigInt>,
     }
 }
 

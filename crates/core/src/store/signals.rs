@@ -1,8 +1,15 @@
 //! Signals: kept in the order in which they were sent until a call of the same name takes them, each once.
 
+use std::collections::BTreeSet;
+
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
-use super::{DbConnection, StoreError, rows, schema::signals};
+use super::{
+    DbConnection, StoreError,
+    calls::{self, ROWS_PER_STATEMENT},
+    rows,
+    schema::signals,
+};
 use crate::{
     id::{CallId, ExecutionId},
     model::{Json, Signal},
@@ -58,6 +65,46 @@ pub fn take(
     let Some((id, payload)) = oldest else { return Ok(None) };
     diesel::update(signals::table.find(id)).set(signals::call_id.eq(Some(i64::from(call.0)))).execute(conn)?;
     Ok(Some(Json(payload)))
+}
+
+/// Gives signals back that were taken by calls which nobody waits for any more; answers their names. They keep their place in
+/// the order.
+pub fn give_back(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    calls: &[CallId],
+) -> Result<BTreeSet<String>, StoreError> {
+    let mut names = BTreeSet::new();
+    for chunk in calls.chunks(ROWS_PER_STATEMENT) {
+        let ids: Vec<i64> = chunk.iter().map(|id| i64::from(id.0)).collect();
+        let taken = signals::table
+            .filter(signals::execution_id.eq(execution.as_str()))
+            .filter(signals::call_id.eq_any(ids.iter().copied().map(Some)));
+        let back: Vec<String> =
+            diesel::update(taken).set(signals::call_id.eq(None::<i64>)).returning(signals::name).get_results(conn)?;
+        if !back.is_empty() {
+            calls::untake(conn, execution, &ids)?;
+        }
+        names.extend(back);
+    }
+    Ok(names)
+}
+
+/// The same for all calls of an execution that were not told of theirs, because it goes on without them.
+pub fn give_back_untold(conn: &mut DbConnection, execution: &ExecutionId) -> Result<(), StoreError> {
+    let untold = calls::untold_signals(conn, execution)?;
+    give_back(conn, execution, &untold).map(drop)
+}
+
+/// Signals that no call has taken: how many of each name.
+pub fn untaken(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<(String, i64)>, StoreError> {
+    Ok(signals::table
+        .filter(signals::execution_id.eq(execution.as_str()))
+        .filter(signals::call_id.is_null())
+        .group_by(signals::name)
+        .order(signals::name)
+        .select((signals::name, diesel::dsl::count_star()))
+        .load(conn)?)
 }
 
 /// Everything that was sent to an execution, in order.

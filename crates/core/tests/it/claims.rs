@@ -33,9 +33,11 @@ async fn of_eight_threads_one_wins_two_hundred_times() {
                         gate.wait().await;
                         // Every claim has expired at the next round's time.
                         let (now, until) = (Timestamp(round * 10), Timestamp(round * 10 + 5));
-                        let won =
-                            db.write(move |conn| executions::claim(conn, &id, &worker, now, until)).await.unwrap();
-                        won.map(|won| won.execution.epoch.0)
+                        let claim = move |conn: &mut _| {
+                            let won = executions::claim(conn, &id, &worker, now, until)?;
+                            if won { executions::won(conn, &id).map(Some) } else { Ok(None) }
+                        };
+                        db.write(claim).await.unwrap().map(|won| won.execution.epoch.0)
                     })
                 })
                 .collect();

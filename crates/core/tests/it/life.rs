@@ -13,7 +13,7 @@ use durable_core::{
         drive::drive,
         finish::again,
         hold,
-        pause::Told,
+        pause::TurnOutput,
         revive,
         settle::{Attempted, Retry, Settled, settle},
         start::{Conflict, Start, start},
@@ -500,7 +500,7 @@ async def main():
         let lost = claim(&rig.engine, &id).await.unwrap().unwrap();
         rig.clock.advance(rig.engine.settings.claim * 2);
         let _held = claim(&rig.engine, &id).await.unwrap().unwrap();
-        let begun = again(&rig.engine, lost, Json("{}".into()), CallId(99), Told::default()).await.unwrap();
+        let begun = again(&rig.engine, lost, Json("{}".into()), CallId(99), TurnOutput::default()).await.unwrap();
         assert!(!begun, "{kind}");
         let child = rig.execution(&"child".parse().unwrap()).await;
         assert_eq!(child.cancel_requested_at, None, "{kind}");

@@ -16,7 +16,7 @@ use durable_core::{
     store::{
         Db, DbConnection, StoreError,
         calls::{self, AttemptOf},
-        control,
+        control, endings,
         executions::{self, Ending, Fence, Pausing, Whose},
         logs, pushes, signals, workflows,
     },
@@ -96,15 +96,19 @@ fn steps(conn: &mut DbConnection) -> Result<(), StoreError> {
     executions::pause(conn, &fence, pausing, NOW)?;
     calls::budget(conn, &again)?;
     calls::progress(conn, &again, &progress)?;
-    calls::waits_for_signal(conn, &id, "go")?;
+    calls::waits_for_signal(conn, &id, "go", NOW)?;
     signals::insert(conn, &id, ("go", &progress), Some("key"), NOW)?;
     signals::take(conn, &id, "go", CallId(5))?;
     calls::give_up(conn, &id, &[CallId(5)], NOW)?;
-    calls::cancelled_at(conn, &id, NOW)?;
+    calls::give_up(conn, &id, &[CallId(0)], NOW)?;
+    calls::overdue(conn, &id, NOW)?;
+    endings::ending(conn, &id)?;
+    signals::give_back(conn, &id, &[CallId(0)])?;
+    signals::untaken(conn, &id)?;
     calls::cancelled_among(conn, &id, &[CallId(5)])?;
     control::lock(conn, &id)?;
     control::request_cancel_of_children(conn, &id, NOW)?;
-    control::request_cancel_of_child(conn, &id, CallId(5), NOW)?;
+    control::request_cancel_of_awaited(conn, &id, &[CallId(5)], NOW)?;
     control::hold(conn, &id)?;
     control::release(conn, &id, NOW)?;
     workflows::newest(conn, "w")?;

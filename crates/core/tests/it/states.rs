@@ -49,7 +49,7 @@ async fn calls_are_moved_as_the_table_says() {
                         Complete => calls::settle(conn, &of, &Outcome::Completed(Json("1".into())), now)?.is_some(),
                         Fail => calls::settle(conn, &of, &failed, now)?.is_some(),
                         Retry => calls::retry(conn, &of, now)?,
-                        Cancel => calls::cancel_open(conn, &of.execution, calls::Seen::ByNobody, now)? == 1,
+                        Cancel => calls::cancel_open(conn, &of.execution, calls::Seen::ByNobody, now)?.len() == 1,
                         Revive => unreachable!("see revive.rs"),
                     })
                 });
@@ -91,7 +91,7 @@ async fn executions_are_moved_as_the_table_says() {
                     let snapshot = Snapshot { format: "f".into(), bytes: vec![1] };
                     let failure = Failure::new("E", "e");
                     Ok(match event {
-                        Claim { .. } => executions::claim(conn, &fence.id, &WorkerId("w".into()), now, now)?.is_some(),
+                        Claim { .. } => executions::claim(conn, &fence.id, &WorkerId("w".into()), now, now)?,
                         Pause => {
                             let pausing = Pausing { snapshot: &snapshot, base: None, due_at: None, progress: None };
                             executions::pause(conn, &fence, pausing, now)?.is_some()

@@ -24,25 +24,33 @@ def __durable_module__():
             if str(error) != DONE:
                 raise
 
-    # What a race awaits in place of what it was given.
-    def beside(awaitable):
-        return awaitable
-
     #: race < first
+    # Only one task may await a pending awaitable of the host's. So a race awaits something in its place that ends with it, and
+    # whoever holds what lost can still await it.
+    def in_place_of(awaitable):
+        mirror = __durable_mirror__(awaitable)
+        return awaitable if mirror is None else mirror
+
     async def race(*awaitables):
         if not awaitables:
             raise ValueError("race() needs at least one awaitable")
         ended = []
 
-        async def run(index, awaitable):
+        async def run(index, place, awaitable):
             try:
+                if place is not awaitable:
+                    await place
                 outcome = index, await awaitable, None
             except Exception as error:
                 outcome = index, None, error
             ended.append(outcome)
             raise LookupError(DONE)
 
-        await first([run(index, beside(awaitable)) for index, awaitable in enumerate(awaitables)])
+        places = [in_place_of(awaitable) for awaitable in awaitables]
+        try:
+            await first([run(index, places[index], awaitable) for index, awaitable in enumerate(awaitables)])
+        finally:
+            __durable_leave__(*places)
         index, value, error = ended[0]
         if error is not None:
             raise error
@@ -120,22 +128,8 @@ def __durable_module__():
             kept.clear()
         kept.append(value)
 
-    # Handles of coroutines that have not ended, each with the promises that races await in its place: only one task may
-    # await a handle, and whoever has lost a race still awaits it.
-    running = []
-
-    def beside(awaitable):
-        for handle, others in running:
-            if handle is awaitable:
-                others.append(promise())
-                return others[-1]
-        return awaitable
-
-    def end(handle):
-        for place, (known, others) in enumerate(running):
-            if known is handle:
-                running.pop(place)
-                return [handle] + others
+    # The coroutines that run beside, by number: what nobody holds waits for nothing any more.
+    running, count = {}, [0]
 
     # Coroutines that were spawned and have not begun, and the promise that the nursery waits for meanwhile.
     spawned, waiting = [], []
@@ -143,21 +137,24 @@ def __durable_module__():
     def spawn(coroutine):
         handle = promise()
         spawned.append((handle, coroutine))
-        running.append((handle, []))
         if waiting:
             hand_over(waiting.pop(), None)
         return handle
 
     async def nursery():
-        async def run(handle, coroutine):
+        async def run(handle, coroutine, number):
             try:
                 value = await coroutine
             except BaseException as error:
-                for each in end(handle):
-                    fulfil(each, False, error)
+                fulfil(handle, False, error)
             else:
-                for each in end(handle):
-                    hand_over(each, value)
+                hand_over(handle, value)
+            running.pop(number)
+
+        def begin(handle, coroutine):
+            count[0] += 1
+            running[count[0]] = run(handle, coroutine, count[0])
+            return running[count[0]]
 
         async def leave():
             raise LookupError(DONE)
@@ -166,7 +163,7 @@ def __durable_module__():
             if not spawned:
                 waiting.append(promise())
                 await waiting[0]
-            new = [run(handle, coroutine) for handle, coroutine in spawned]
+            new = [begin(handle, coroutine) for handle, coroutine in spawned]
             spawned.clear()
             await first(new + [leave()])
 
@@ -216,6 +213,10 @@ def __durable_module__():
     module.call = __durable_call__
     #: wait_signal
     module.wait_signal = __durable_wait_signal__
+    #: signal
+    module.signal = __durable_signal__
+    #: cancelled_ended
+    module.cancelled_ended = __durable_cancelled_ended__
     #: start_child
     module.start_child = __durable_start_child__
     #: run_child
