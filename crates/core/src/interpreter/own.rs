@@ -153,13 +153,8 @@ impl Run<'_> {
         let options = CallOptions::read(&name, &options).map_err(|error| value_error(error.to_string()))?;
         let line = self.line(&call.position);
         let (args, kwargs) = (Json::from(&Value::Array(args)), Json::from(&Value::Object(kwargs)));
-        self.calls.push(NewCall {
-            args,
-            kwargs,
-            queue,
-            options,
-            ..NewCall::new(self.id(call.call_id), CallKind::Function, &name, line)
-        });
+        let id = self.ids.make(call.call_id);
+        self.calls.push(NewCall { args, kwargs, queue, options, ..NewCall::new(id, CallKind::Function, &name, line) });
         Ok(Answer::Later)
     }
 
@@ -169,19 +164,17 @@ impl Run<'_> {
         let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
         let delay = seconds("timeout", timeout)?;
         let line = self.line(&call.position);
-        self.calls.push(NewCall { delay, ..NewCall::new(self.id(call.call_id), CallKind::Signal, name, line) });
+        let id = self.ids.make(call.call_id);
+        self.calls.push(NewCall { delay, ..NewCall::new(id, CallKind::Signal, name, line) });
         Ok(Answer::Later)
     }
 
     fn callback(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
         let delay = seconds("timeout", call.args.arg(0))?;
         let name = delay.map_or_else(|| "callback".to_owned(), |delay| format!("callback within {}", in_words(delay)));
+        let id = self.ids.make(call.call_id);
         let token = Some(self.token(call.call_id));
-        self.calls.push(NewCall {
-            delay,
-            token,
-            ..NewCall::new(self.id(call.call_id), CallKind::Callback, &name, None)
-        });
+        self.calls.push(NewCall { delay, token, ..NewCall::new(id, CallKind::Callback, &name, None) });
         Ok(Answer::Later)
     }
 
@@ -210,7 +203,7 @@ impl Run<'_> {
         let child = NewChild { id, source: given(source), inputs, detached, deadline: seconds("deadline", deadline)? };
         let args = Json(format!("[{}]", child.inputs));
         let line = self.line(&call.position);
-        let made = NewCall::new(self.id(call.call_id), CallKind::Child, name, line);
+        let made = NewCall::new(self.ids.make(call.call_id), CallKind::Child, name, line);
         self.calls.push(NewCall { args, child: Some(child), ..made });
         Ok(Answer::Later)
     }

@@ -80,6 +80,17 @@ pub enum OrchestrationError {
         /// What it is.
         status: ExecutionStatus,
     },
+    /// Other code does not do what is on record.
+    #[error("execution {id} cannot go on with this code: {why}. Nothing was changed")]
+    Parted {
+        /// Which execution.
+        id: ExecutionId,
+        /// Where the code parts from the record.
+        why: String,
+    },
+    /// Others advance it all the time.
+    #[error("execution {0} is being advanced all the time: durable pause {0}, then try again")]
+    Busy(ExecutionId),
     /// The state that it would go on from is not there.
     #[error("execution {id} cannot be {wish}: {why}")]
     NoState {

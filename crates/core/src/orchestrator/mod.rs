@@ -3,7 +3,7 @@
 //! [`start`] → [`claim`] → [`advance`] → [`pause`] → [`dispatch`] → *a worker runs the function* →
 //! [`settle`] → [`claim`] → [`advance`] → … → [`finish`]. [`drive`] strings them together;
 //! [`foresee`] lets a step run ahead of its claim. Beside the line: [`timers`] and [`rescue`] when time passes; [`signal`],
-//! [`cancel`], [`hold`] and [`revive`] when somebody wishes; `children` when an execution starts another.
+//! [`cancel`], [`hold`], [`revive`] and [`mend`] when somebody wishes; `children` when an execution starts another.
 
 pub mod advance;
 pub mod cancel;
@@ -16,6 +16,7 @@ mod event;
 pub mod finish;
 pub mod foresee;
 pub mod hold;
+pub mod mend;
 pub mod pause;
 mod rebuild;
 pub mod rescue;

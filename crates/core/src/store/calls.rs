@@ -11,8 +11,8 @@ pub use super::{
         AttemptOf, Budget, Work, beat, begin, budget, failed_attempts, insert_attempt, progress, release, retry, work,
     },
     record::{
-        Recorded, arguments, attempt_number, attempts, cancelled_among, cancelled_at, last_delivery_before, list,
-        list_with_status, recorded, was_cancelled_last, workers_of,
+        Identity, Past, Recorded, arguments, attempt_number, attempts, cancelled_among, cancelled_at,
+        last_delivery_before, list, list_with_status, past, recorded, shown, was_cancelled_last, workers_of,
     },
 };
 

@@ -115,6 +115,7 @@ impl Observer for Death {
             Event::Settled { .. } => "settle",
             Event::Retrying { .. } => "retry",
             Event::Again { .. } => "again",
+            Event::Mended(_) => "mend",
             Event::Finished { .. } => "finish",
         };
         if let Some((chosen, count)) = &self.at
