@@ -389,6 +389,7 @@ async fn what_the_former_code_gave_up_cannot_be_waited_for_and_what_the_new_give
             rig.clock.advance(Duration::from_secs(6));
             rig.tick().await;
             let then = rig.jobs().await.remove(0).1;
+            rig.clock.advance(Duration::from_secs(1));
             rig.complete(&then, json!(1)).await;
             (jobs, rig.execution(id).await.status)
         };
