@@ -65,10 +65,10 @@ impl Serialize for Shown {
 impl<'de> Deserialize<'de> for Shown {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut shown = Map::deserialize(deserializer)?;
-        let versions = take(&mut shown, "versions")?;
+        let versions: Option<Vec<Version>> = take(&mut shown, "versions")?;
         let waiting: Option<Vec<String>> = take(&mut shown, "waiting")?;
         let execution = serde_json::from_value(Value::Object(shown)).map_err(de::Error::custom)?;
-        Ok(Self { execution, versions, waiting: waiting.unwrap_or_default() })
+        Ok(Self { execution, versions: versions.unwrap_or_default(), waiting: waiting.unwrap_or_default() })
     }
 }
 

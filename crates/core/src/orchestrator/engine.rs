@@ -73,7 +73,10 @@ pub enum OrchestrationError {
         wish: &'static str,
     },
     /// Only what failed or was cancelled can be tried again.
-    #[error("execution {id} is {status}: only failed and cancelled ones can be retried")]
+    #[error(
+        "execution {id} is {status}: only failed and cancelled ones can be retried; with other code (durable retry --with FILE), \
+         any that has not completed"
+    )]
     NotFailed {
         /// Which execution.
         id: ExecutionId,

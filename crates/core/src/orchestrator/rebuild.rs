@@ -221,22 +221,22 @@ fn check(made: &[NewCall], expected: &[&Recorded], place: Place) -> Result<(), A
     for (call, known) in made.iter().zip(expected) {
         let same = known.kind == call.kind && known.function == call.function;
         if !same || known.args != call.args || known.kwargs != call.kwargs {
-            let now =
-                (call.line, format!("{} {} {} {}", call.kind, call.function, short(&call.args), short(&call.kwargs)));
-            let (args, kwargs) = (short(&known.args), short(&known.kwargs));
+            let (args, args_now) = apart(&known.args, &call.args);
+            let (kwargs, kwargs_now) = apart(&known.kwargs, &call.kwargs);
             return Err(diverged(format!(
-                "{place}, call {} is {} {} {args} {kwargs} on record{}, and {} now{}",
+                "{place}, call {} is {} {} {args} {kwargs} on record{}, and {} {} {args_now} {kwargs_now} now{}",
                 call.id,
                 known.kind,
                 known.function,
                 on_line(known.line),
-                now.1,
-                on_line(now.0),
+                call.kind,
+                call.function,
+                on_line(call.line),
             )));
         }
     }
     if let Some(call) = made.get(expected.len()) {
-        let (args, kwargs) = (short(&call.args), short(&call.kwargs));
+        let (args, kwargs) = (part(&call.args, 0), part(&call.kwargs, 0));
         return Err(diverged(format!(
             "{place}, it calls {} {} {args} {kwargs}{}, which is not on record",
             call.kind,
@@ -258,13 +258,20 @@ fn on_line(line: Option<u32>) -> String {
     line.map_or_else(String::new, |line| format!(" (line {line})"))
 }
 
-/// As much of a value as tells it apart.
-fn short(json: &Json) -> String {
-    const MOST: usize = 200;
-    match json.0.char_indices().nth(MOST) {
-        None => json.0.clone(),
-        Some((end, _)) => format!("{}… ({} bytes)", &json.0[..end], json.0.len()),
-    }
+/// Two values, as far as it takes to see where they differ.
+fn apart(one: &Json, other: &Json) -> (String, String) {
+    let same = one.0.chars().zip(other.0.chars()).take_while(|(a, b)| a == b).count();
+    let skip = if same > SHOWN / 2 { same - SHOWN / 4 } else { 0 };
+    (part(one, skip), part(other, skip))
+}
+
+/// The most that is shown of a value, in characters.
+const SHOWN: usize = 200;
+
+fn part(json: &Json, skip: usize) -> String {
+    let mut rest = json.0.chars().skip(skip);
+    let shown: String = rest.by_ref().take(SHOWN).collect();
+    format!("{}{shown}{}", if skip > 0 { "…" } else { "" }, if rest.next().is_some() { "…" } else { "" })
 }
 
 fn diverged(how: String) -> AdvanceError {

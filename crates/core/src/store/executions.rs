@@ -148,7 +148,8 @@ pub fn page(
         let place = after.split_once('.').and_then(|(at, id)| Some((at.parse::<i64>().ok()?, id)));
         let Some((at, id)) = place else { return Ok(None) };
         let older = executions::created_at.eq(at).and(executions::id.lt(id.to_owned()));
-        newest = newest.filter(executions::created_at.lt(at).or(older));
+        // The first bound is what the index is looked up by.
+        newest = newest.filter(executions::created_at.le(at)).filter(executions::created_at.lt(at).or(older));
     }
     let rows: Vec<ExecutionRow> = newest.load(conn)?;
     let items: Vec<Execution> = rows.into_iter().map(Execution::try_from).collect::<Result<_, _>>()?;

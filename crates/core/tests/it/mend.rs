@@ -170,6 +170,7 @@ async def main():
             ("g([one", "g([2", "after the first outcome on record, call "),
             ("f(1)", "f(7)", "before it has been told any outcome, call "),
             ("g([one, 'x' * 1000])", "f(1)", "is function tasks.g [[1,\"xxx"),
+            ("'x' * 1000", "'x' * 1000 + 'end'", "xxxend\"]] {} now (line 6)"),
             ("    two", "    await g(9)\n    two", "and function tasks.g [9] {} now (line 6)"),
             (
                 "    two = await g([one, 'x' * 1000])",
