@@ -89,7 +89,7 @@ fn executions_are_listed_by_pages_that_neither_skip_nor_repeat() {
             None => break,
         }
     }
-    let mine: Vec<&String> = seen.iter().filter(|id| id.starts_with("page-")).collect();
+    let mine: Vec<&String> = seen.iter().filter(|id| id.starts_with("page-") && *id != "page-calls").collect();
     assert_eq!(mine, ["page-6", "page-5", "page-4", "page-3", "page-2", "page-1", "page-0"]);
     let mut once = seen.clone();
     once.sort();
