@@ -141,7 +141,8 @@ pub struct Former {
 
 /// Whose the state after a pause is, if not the present code's.
 pub fn of_pause(conn: &mut DbConnection, id: &ExecutionId, pause: i64) -> Result<Option<Former>, StoreError> {
-    let row: Option<(String, String, Option<Vec<u8>>, Option<String>)> = versions::table
+    type Row = (String, String, Option<Vec<u8>>, Option<String>);
+    let row: Option<Row> = versions::table
         .filter(versions::execution_id.eq(id.as_str()))
         .filter(versions::until_pause.gt(pause))
         .order(versions::number)
