@@ -35,7 +35,7 @@ pub(crate) enum Command {
     /// List executions, the newest first.
     List(List),
     /// Show an execution with its calls.
-    Show(One),
+    Show(Show),
     /// Show an execution's calls with their results and failed attempts.
     Calls(One),
     /// Print an execution's output.
@@ -50,9 +50,10 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Keep an execution from going on until durable resume.
     Pause(Asked),
-    /// Let a failed or cancelled execution go on from its last state: what failed is run again, what succeeded is not.
-    Retry(Asked),
-    /// Start another execution from a kept state of one, with other outcomes if you like.
+    /// Let a failed or cancelled execution go on from its last state: what failed is run again, what succeeded is not. With
+    /// other code, also one that waits.
+    Retry(Retry),
+    /// Start another execution from a kept state of one, with other outcomes or other code if you like.
     Fork(Fork),
     /// Make a workflow the newest version of a name.
     Deploy(Deploy),
@@ -161,10 +162,11 @@ pub(crate) struct Server {
     pub(crate) token: Option<String>,
 }
 
-/// Where an execution is asked for something: of a server, or in the database itself.
+/// Where an execution is looked up or asked for something: of a server, or in the database itself.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Target {
-    /// The server's address; without one, word is left in the database, and whoever runs the execution finds it there.
+    /// The server's address; without one, the database is read, or word is left in it, and whoever runs the execution
+    /// finds it there.
     #[arg(long = "server", value_name = "URL", env = "DURABLE_API_URL")]
     pub(crate) api: Option<String>,
     /// The server's token, if it wants one.
@@ -238,10 +240,32 @@ pub(crate) struct Cancel {
     pub(crate) force: bool,
 }
 
+/// Other code.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct With {
+    /// A file that holds the workflow's mended code. It is led through everything on record, call by call; where it parts
+    /// from the record, it is refused and nothing is changed.
+    #[arg(long = "with", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Change nothing, and say what --with would do.
+    #[arg(long, requires = "file")]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Retry {
+    #[command(flatten)]
+    pub(crate) asked: Asked,
+    #[command(flatten)]
+    pub(crate) with: With,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Fork {
     #[command(flatten)]
     pub(crate) asked: Asked,
+    #[command(flatten)]
+    pub(crate) with: With,
     /// After which pause the new one begins [default: the last].
     #[arg(long, value_name = "PAUSE")]
     pub(crate) at: Option<i64>,
@@ -249,8 +273,11 @@ pub(crate) struct Fork {
     #[arg(long, value_name = "CALL=JSON")]
     pub(crate) set: Vec<String>,
     /// The new execution's id.
-    #[arg(long = "as", value_name = "ID")]
+    #[arg(long = "id", alias = "as", value_name = "ID")]
     pub(crate) new_id: Option<ExecutionId>,
+    /// Print the new execution's id, and do not run it here; durable resume does. A server never waits.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -342,7 +369,7 @@ pub(crate) struct List {
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
     #[command(flatten)]
-    pub(crate) store: Store,
+    pub(crate) target: Target,
     /// Print a JSON array.
     #[arg(long)]
     pub(crate) json: bool,
@@ -353,10 +380,19 @@ pub(crate) struct One {
     /// The execution.
     pub(crate) id: ExecutionId,
     #[command(flatten)]
-    pub(crate) store: Store,
+    pub(crate) target: Target,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    pub(crate) one: One,
+    /// Print the code that it runs instead, or, by a version's number, code that it ran before that was mended.
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = "0")]
+    pub(crate) code: Option<i64>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
-use durable_core::id::ExecutionId;
+use durable_core::{
+    id::ExecutionId,
+    model::{Execution, ExecutionStatus, LogLine},
+    shown::{Code, Page, Shown, ShownCall},
+};
 use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
@@ -16,6 +21,9 @@ const WAIT: Duration = Duration::from_secs(20);
 
 /// How often a server that is away is tried again while an execution is waited for.
 const PATIENCE: u32 = 30;
+
+/// How much of a long list is asked for at once.
+const PAGE: usize = 1000;
 
 /// A server.
 pub(crate) struct Client {
@@ -51,6 +59,71 @@ impl Client {
     pub(crate) async fn calls(&self, id: &ExecutionId) -> anyhow::Result<Vec<Value>> {
         let calls = self.patiently(&format!("/executions/{id}/calls")).await?;
         Ok(calls.as_array().cloned().unwrap_or_default())
+    }
+
+    /// The newest executions, at most `limit`.
+    pub(crate) async fn list(&self, status: Option<ExecutionStatus>, limit: usize) -> anyhow::Result<Vec<Execution>> {
+        let status = status.map_or_else(String::new, |status| format!("&status={status}"));
+        self.pages(&format!("/executions?limit={}{status}", limit.min(PAGE)), limit).await
+    }
+
+    /// An execution with all that is told of it.
+    pub(crate) async fn shown(&self, id: &ExecutionId) -> anyhow::Result<Shown> {
+        self.read(self.get(&format!("/executions/{id}")).await?)
+    }
+
+    /// All calls of an execution.
+    pub(crate) async fn shown_calls(&self, id: &ExecutionId) -> anyhow::Result<Vec<ShownCall>> {
+        let (mut all, mut after): (Vec<ShownCall>, _) = (Vec::new(), String::new());
+        loop {
+            let answer = self.get(&format!("/executions/{id}/calls?limit={PAGE}{after}")).await?;
+            let mut part: Vec<ShownCall> = self.read(answer)?;
+            let Some(last) = part.last().filter(|_| part.len() >= PAGE) else {
+                all.append(&mut part);
+                return Ok(all);
+            };
+            after = format!("&after={}", last.call.id);
+            all.append(&mut part);
+        }
+    }
+
+    /// All that an execution's workflow and functions wrote.
+    pub(crate) async fn logs(&self, id: &ExecutionId) -> anyhow::Result<Vec<LogLine>> {
+        self.pages(&format!("/executions/{id}/logs?limit={PAGE}"), usize::MAX).await
+    }
+
+    /// The text of a version of an execution's code.
+    pub(crate) async fn code(&self, id: &ExecutionId, version: Option<i64>) -> anyhow::Result<Code> {
+        let version = version.map_or_else(String::new, |version| format!("?version={version}"));
+        self.read(self.get(&format!("/executions/{id}/code{version}")).await?)
+    }
+
+    async fn pages<T: DeserializeOwned>(&self, path: &str, limit: usize) -> anyhow::Result<Vec<T>> {
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let page: Page<T> = self.read(self.get(&format!("{path}{after}")).await?)?;
+            all.extend(page.items);
+            match page.next.filter(|_| all.len() < limit) {
+                Some(next) => after = format!("&after={next}"),
+                None => {
+                    all.truncate(limit);
+                    return Ok(all);
+                }
+            }
+        }
+    }
+
+    /// What an answer says.
+    pub(crate) fn read<T: DeserializeOwned>(&self, answer: Value) -> anyhow::Result<T> {
+        serde_json::from_value(answer).map_err(|error| {
+            let message = format!("{} answers otherwise than this durable expects: {error}", self.shown_url());
+            Coded { code: SYSTEM, message }.into()
+        })
+    }
+
+    /// The server, without its password.
+    pub(crate) fn shown_url(&self) -> String {
+        durable_queue::shown_url(&self.url)
     }
 
     /// Asks again while the server is away: the execution goes on without it.
@@ -113,7 +186,7 @@ impl Client {
         let message = format!(
             "cannot reach the server {}: {cause}\nhint: start one (docker compose up, or durable-orchestrator), or name \
              another with --server or DURABLE_API_URL; durable run needs none",
-            durable_queue::shown_url(&self.url)
+            self.shown_url()
         );
         Coded { code: SYSTEM, message }.into()
     }

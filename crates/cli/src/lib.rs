@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod commands;
+mod door;
 mod embedded;
 mod failure;
 mod output;

@@ -293,7 +293,12 @@ impl Observer for Progress {
                     self.ended.notify_one();
                 }
             }
-            Event::Started(_) | Event::Claimed(..) | Event::Advanced(_) | Event::Dispatched(_) | Event::Ran(_) => {}
+            Event::Started(_)
+            | Event::Claimed(..)
+            | Event::Advanced(_)
+            | Event::Dispatched(_)
+            | Event::Ran(_)
+            | Event::Mended(_) => {}
         }
     }
 }

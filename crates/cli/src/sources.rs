@@ -66,6 +66,21 @@ impl Launch {
     }
 }
 
+impl Launch {
+    /// The same with the files beside mended code that it imports, where no file or module of that name is taken already.
+    pub(crate) fn with_code(&mut self, workflow: &Path, program: &Program) -> anyhow::Result<()> {
+        for file in files_beside(workflow, program)? {
+            let stem = file.file_stem();
+            let known = self.files.iter().any(|known| known.file_stem() == stem)
+                || self.modules.iter().any(|module| Some(module.as_ref()) == stem);
+            if !known {
+                self.files.push(file);
+            }
+        }
+        Ok(())
+    }
+}
+
 fn files_beside(workflow: &Path, program: &Program) -> anyhow::Result<Vec<PathBuf>> {
     let folder = workflow.parent().unwrap_or(Path::new("."));
     let mut files: Vec<PathBuf> = Vec::new();

@@ -11,6 +11,7 @@ pub mod offers;
 pub mod options;
 pub mod orchestrator;
 pub mod retry;
+pub mod shown;
 pub mod state;
 pub mod store;
 pub mod time;

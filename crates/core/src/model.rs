@@ -164,7 +164,7 @@ impl Wake {
 }
 
 /// One run of a workflow, as shown to people and programs. Inputs and snapshot are apart.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Execution {
     /// Its id.
     pub id: ExecutionId,
@@ -214,7 +214,7 @@ pub struct Execution {
 }
 
 /// The call that waits for a child execution.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
     /// Whose call it is.
     pub execution_id: ExecutionId,
@@ -223,7 +223,7 @@ pub struct Parent {
 }
 
 /// One thing that a workflow awaits.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Call {
     /// Whose call it is.
     pub execution_id: ExecutionId,
@@ -293,6 +293,12 @@ impl fmt::Display for Json {
     }
 }
 
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde_json::Value::deserialize(deserializer).map(|value| Self::from(&value))
+    }
+}
+
 impl Serialize for Json {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.parse().map_err(serde::ser::Error::custom)?.serialize(serializer)
@@ -340,7 +346,7 @@ pub enum Outcome {
 }
 
 /// Something that was sent to an execution.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal {
     /// Which kind; calls wait for one by its name.
     pub name: String,
@@ -353,7 +359,7 @@ pub struct Signal {
 }
 
 /// A version of a named workflow.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployed {
     /// What it is started by.
     pub name: String,
@@ -367,8 +373,73 @@ pub struct Deployed {
     pub created_at: Timestamp,
 }
 
+/// Code that an execution runs, or ran before that was mended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// From 1.
+    pub number: i64,
+    /// The file name in tracebacks.
+    pub workflow: String,
+    /// Identifies its text.
+    pub source_hash: String,
+    /// When it became the execution's code.
+    pub since: Timestamp,
+    /// When another took its place; not yet, if it is what the execution runs now.
+    pub until: Option<Timestamp>,
+}
+
+text_enum! {
+    /// What other code has come to, for an execution.
+    Mending {
+        /// It had failed or was cancelled, and goes on from there with the new code.
+        Retrying = "retrying",
+        /// It waits, scheduled or paused as before, with the new code.
+        Mended = "mended",
+        /// It had that code already.
+        Unchanged = "unchanged",
+        /// Another execution begins with the new code.
+        Forked = "forked",
+    }
+}
+
+/// Other code for an execution, gone through with what is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mended {
+    /// Which execution.
+    pub id: ExecutionId,
+    /// What it has come to, or would.
+    pub status: Mending,
+    /// Nothing was changed: this is what would be.
+    pub dry_run: bool,
+    /// How many calls are run again.
+    pub calls: usize,
+    /// How many recorded outcomes the new code was led through.
+    pub outcomes: usize,
+    /// The pause from which it goes on; 0 is its beginning.
+    pub pause: i64,
+    /// What it waits for there.
+    pub waits: Vec<Awaited>,
+    /// The version of its code, from 1.
+    pub version: i64,
+    /// Somebody has paused it: it goes on when it is resumed.
+    pub held: bool,
+}
+
+/// A call that new code waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Awaited {
+    /// Which.
+    pub call: CallId,
+    /// What is awaited.
+    pub kind: CallKind,
+    /// Its name.
+    pub function: String,
+    /// The line of the new code on which it is made.
+    pub line: Option<u32>,
+}
+
 /// What a workflow or function wrote.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     /// The call whose function wrote it; none for the workflow itself.
     pub call_id: Option<CallId>,
@@ -393,7 +464,7 @@ text_enum! {
 }
 
 /// A process that runs functions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
     /// Its name, unlike any other.
     pub name: WorkerId,
@@ -414,7 +485,7 @@ pub struct Worker {
 }
 
 /// An attempt that failed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Attempt {
     /// The call.
     pub call_id: CallId,

@@ -76,6 +76,8 @@ fn code(error: &anyhow::Error) -> u8 {
                 | OrchestrationError::Ended { .. }
                 | OrchestrationError::NotFailed { .. }
                 | OrchestrationError::NoState { .. }
+                | OrchestrationError::Parted { .. }
+                | OrchestrationError::Busy(_)
                 | OrchestrationError::Exists { .. } => Some(WRONG),
                 OrchestrationError::Store(_)
                 | OrchestrationError::Queue(_)

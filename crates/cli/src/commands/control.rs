@@ -1,18 +1,18 @@
-//! What people ask of executions: `signal`, `cancel`, `pause`, `resume`, `retry`, `fork`; and `deploy`, `workflows`. Of a
+//! What people ask of executions: `signal`, `cancel`, `pause`, `resume`; and `deploy`, `workflows`. Of a
 //! server, or by leaving word in the database: then a clock, in whatever process runs the execution, finds it within a
 //! second.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use durable_core::{
-    id::{CallId, ExecutionId},
+    id::ExecutionId,
     interpreter::value,
     model::{Deployed, Failure, Json, Outcome},
     offers::Offers,
     orchestrator::{
         Engine,
         cancel::{Cancelled, cancel as cancel_execution},
-        hold, revive,
+        hold,
         settle::{Attempted, Retry, Settled, settle},
         signal::{Sent, Signalling, signal as send_signal},
         start,
@@ -22,15 +22,12 @@ use durable_core::{
 };
 use durable_process::{Owner, look_up, this_process};
 use durable_queue::MemoryQueue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     args::{self, Asked, Server, Target},
     client::Client,
-    commands::{
-        run,
-        view::{open, open_existing, second},
-    },
+    commands::view::{open, open_existing, second},
     failure::{not_there, wrong},
     output::{line, note},
     sources,
@@ -44,7 +41,7 @@ fn engine(db: Db) -> Engine {
     engine
 }
 
-async fn engine_of(target: &Target) -> anyhow::Result<Engine> {
+pub(super) async fn engine_of(target: &Target) -> anyhow::Result<Engine> {
     Ok(engine(open_existing(&target.store).await?))
 }
 
@@ -59,7 +56,7 @@ async fn warn_if_nobody_runs(engine: &Engine, id: &ExecutionId) -> anyhow::Resul
 }
 
 /// Says what was done: as JSON on stdout, or to people.
-fn say(as_json: bool, answer: &Value, text: &str) -> ExitCode {
+pub(super) fn say(as_json: bool, answer: &Value, text: &str) -> ExitCode {
     if as_json {
         line(answer);
     } else {
@@ -207,64 +204,6 @@ pub(crate) async fn release(db: &Db, id: &ExecutionId) -> anyhow::Result<bool> {
         None => true,
         Some(runner) => look_up(runner) != Owner::Dead,
     })
-}
-
-/// `durable retry`: where this machine ran the execution, it goes on here.
-pub(crate) async fn retry(args: Asked) -> anyhow::Result<ExitCode> {
-    let id = args.id.clone();
-    if let Some(server) = args.target.server() {
-        let answer = Client::new(&server)?.post(&format!("/executions/{id}/retry"), &Value::Null).await?;
-        let text = format!("execution {id} goes on; {} calls are run again", answer["calls"]);
-        return Ok(say(args.json, &answer, &text));
-    }
-    let engine = engine_of(&args.target).await?;
-    let calls = revive::retry(&engine, &id).await?;
-    note(format_args!("{calls} calls of execution {id} are run again"));
-    go_on(&engine, id, args).await
-}
-
-/// `durable fork`: likewise.
-pub(crate) async fn fork(args: args::Fork) -> anyhow::Result<ExitCode> {
-    let (from, target) = (args.asked.id.clone(), &args.asked.target);
-    let mut set = Map::new();
-    for text in &args.set {
-        let (call, outcome) =
-            text.split_once('=').ok_or_else(|| wrong(format!("--set {text}: write it as CALL=JSON")))?;
-        call.parse::<u32>()
-            .map_err(|_| wrong(format!("--set {text}: {call:?} is no call's number (durable calls {from})")))?;
-        let outcome = serde_json::from_str(outcome)
-            .map_err(|error| wrong(format!("--set {call}: {outcome} is not JSON ({error})")))?;
-        value::from_json(&outcome).map_err(|refusal| wrong(format!("--set {call}: {refusal}")))?;
-        set.insert(call.to_owned(), outcome);
-    }
-    if let Some(server) = target.server() {
-        let request = json!({"id": args.new_id, "at": args.at, "set": set});
-        let answer = Client::new(&server)?.post(&format!("/executions/{from}/fork"), &request).await?;
-        if args.asked.json {
-            line(&answer);
-        } else {
-            line(answer["id"].as_str().unwrap_or_default());
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let engine = engine_of(target).await?;
-    let execution = start::find(&engine, &from).await?;
-    let set = set.iter().map(|(call, value)| (CallId(call.parse().unwrap_or(0)), Json::from(value))).collect();
-    let forking = revive::Forking { from, id: args.new_id, at: args.at, set, runner: execution.runner };
-    let id = revive::fork(&engine, forking).await?;
-    go_on(&engine, id.clone(), Asked { id, ..args.asked }).await
-}
-
-/// Runs an execution that nobody serves, as `durable resume` does.
-async fn go_on(engine: &Engine, id: ExecutionId, args: Asked) -> anyhow::Result<ExitCode> {
-    let execution = start::find(engine, &id).await?;
-    match &execution.runner {
-        Some(runner) if look_up(runner) == Owner::Dead => run::go_on(id, args.target, args.json).await,
-        _ => {
-            line(&id);
-            Ok(ExitCode::SUCCESS)
-        }
-    }
 }
 
 fn print_deployed(answer: &Value, as_json: bool) -> ExitCode {

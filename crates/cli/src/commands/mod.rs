@@ -3,9 +3,10 @@
 mod bench;
 mod check;
 mod control;
+mod revive;
 mod run;
 mod start;
-mod view;
+pub(crate) mod view;
 
 use std::process::ExitCode;
 
@@ -27,8 +28,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Complete(args) => control::complete(args).await,
         Command::Cancel(args) => control::cancel(args).await,
         Command::Pause(args) => control::pause(args).await,
-        Command::Retry(args) => control::retry(args).await,
-        Command::Fork(args) => control::fork(args).await,
+        Command::Retry(args) => revive::retry(args).await,
+        Command::Fork(args) => revive::fork(args).await,
         Command::Deploy(args) => control::deploy(args).await,
         Command::Workflows(args) => control::workflows(args).await,
         Command::Check(args) => check::check(&args),

@@ -3,16 +3,16 @@
 use std::{path::Path, process::ExitCode};
 
 use durable_core::{
-    id::ExecutionId,
-    model::{Attempt, Call, CallKind, CallStatus, Execution, ExecutionStatus, Json, Stream},
-    orchestrator::OrchestrationError,
-    store::{DatabaseUrl, Db, DbConnection, StoreError, calls, executions, logs},
+    model::{Call, CallKind, CallStatus, ExecutionStatus, Json, Stream, Version},
+    shown::{Shown, ShownCall},
+    store::{DatabaseUrl, Db},
     time::Timestamp,
 };
 use serde_json::{Value, json};
 
 use crate::{
     args,
+    door::Door,
     failure::{EXECUTION_FAILED, not_there},
     output::{line, note},
     progress::seconds,
@@ -35,22 +35,6 @@ pub(crate) async fn open(store: &args::Store) -> anyhow::Result<Db> {
     Ok(tokio::task::spawn_blocking(move || Db::open(&url)).await??)
 }
 
-/// Runs a query against the database of an execution that must exist.
-async fn query<T: Send + 'static>(
-    args: &args::One,
-    query: impl FnOnce(&mut DbConnection, &ExecutionId) -> Result<T, StoreError> + Send + 'static,
-) -> anyhow::Result<(Execution, T)> {
-    let db = open_existing(&args.store).await?;
-    let id = args.id.clone();
-    let found = db
-        .read(move |conn| match executions::get(conn, &id)? {
-            Some(execution) => Ok(Some((execution, query(conn, &id)?))),
-            None => Ok(None),
-        })
-        .await?;
-    Ok(found.ok_or_else(|| OrchestrationError::NotFound(args.id.clone()))?)
-}
-
 fn print_json(value: &Value) {
     line(format_args!("{value}"));
 }
@@ -64,13 +48,12 @@ pub(crate) async fn migrate(args: &args::Migrate) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) async fn list(args: args::List) -> anyhow::Result<ExitCode> {
-    let db = open_existing(&args.store).await?;
-    let (status, limit) = (args.status, i64::from(args.limit));
-    let executions = db.read(move |conn| executions::list(conn, status, limit)).await?;
+    let door = Door::open(&args.target).await?;
+    let executions = door.list(args.status, args.limit).await?;
     if args.json {
         print_json(&serde_json::to_value(&executions)?);
     } else if executions.is_empty() {
-        note(format_args!("no executions in {}", db.url()));
+        note(format_args!("no executions in {}", door.name()));
     } else {
         line(format_args!("{:36}  {:10}  {:24}  {:20}  {:>8}", "ID", "STATUS", "WORKFLOW", "CREATED", "TOOK"));
         for execution in &executions {
@@ -93,16 +76,43 @@ pub(crate) fn second(at: Timestamp) -> String {
     format!("{}Z", text.split('.').next().unwrap_or_default())
 }
 
-pub(crate) async fn show(args: args::One) -> anyhow::Result<ExitCode> {
-    let (execution, calls) = query(&args, calls::list).await?;
+pub(crate) async fn show(args: args::Show) -> anyhow::Result<ExitCode> {
+    let args::Show { one: args, code } = args;
+    let door = Door::open(&args.target).await?;
+    if let Some(number) = code {
+        let code = door.code(&args.id, Some(number).filter(|number| *number != 0)).await?;
+        if args.json {
+            print_json(&serde_json::to_value(&code)?);
+        } else {
+            line(code.source.trim_end_matches('\n'));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let shown = door.shown(&args.id).await?;
+    let calls: Vec<Call> = door.calls(&args.id).await?.into_iter().map(|shown| shown.call).collect();
     if args.json {
-        let mut shown = serde_json::to_value(&execution)?;
+        let mut shown = serde_json::to_value(&shown)?;
         shown["calls"] = serde_json::to_value(&calls)?;
         print_json(&shown);
         return Ok(ExitCode::SUCCESS);
     }
+    print_shown(&shown);
+    if !calls.is_empty() {
+        line("calls");
+        calls.iter().for_each(|call| line(call_line(call)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_shown(Shown { execution, versions, waiting }: &Shown) {
     line(format_args!("execution  {}", execution.id));
     line(format_args!("workflow   {}", execution.workflow));
+    for version in versions.iter().filter(|_| versions.len() > 1) {
+        let until = version.until.map_or_else(String::new, |until| format!(", until {}", second(until)));
+        let Version { number, workflow, source_hash, since, .. } = version;
+        let hash: String = source_hash.chars().take(12).collect();
+        line(format_args!("code       version {number}: {workflow} {hash}, since {}{until}", second(*since)));
+    }
     line(format_args!("status     {}", execution.status));
     line(format_args!("created    {}", second(execution.created_at)));
     if let Some(end) = execution.finished_at {
@@ -130,11 +140,9 @@ pub(crate) async fn show(args: args::One) -> anyhow::Result<ExitCode> {
             line(indent(traceback));
         }
     }
-    if !calls.is_empty() {
-        line("calls");
-        calls.iter().for_each(|call| line(call_line(call)));
+    for reason in waiting {
+        line(format_args!("waiting    {reason}"));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn indent(text: &str) -> String {
@@ -180,35 +188,23 @@ fn progress_text(progress: &Json) -> Option<String> {
 }
 
 pub(crate) async fn calls(args: args::One) -> anyhow::Result<ExitCode> {
-    type Found = (Vec<Call>, Vec<Attempt>, Vec<Option<(Json, Json)>>);
-    let (_, (calls, attempts, arguments)): (_, Found) = query(&args, |conn, id| {
-        let calls = calls::list(conn, id)?;
-        let arguments = calls.iter().map(|call| calls::arguments(conn, id, call.id)).collect::<Result<_, _>>()?;
-        Ok((calls, calls::attempts(conn, id)?, arguments))
-    })
-    .await?;
+    let calls = Door::open(&args.target).await?.calls(&args.id).await?;
     if args.json {
-        let shown = calls.iter().zip(&arguments).map(|(call, arguments)| {
-            let mut shown = serde_json::to_value(call)?;
-            let (args, kwargs) = arguments.clone().unzip();
-            shown["args"] = serde_json::to_value(args)?;
-            shown["kwargs"] = serde_json::to_value(kwargs)?;
-            let failed: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.call_id == call.id).collect();
-            shown["failed_attempts"] = serde_json::to_value(failed)?;
-            Ok(shown)
-        });
-        print_json(&Value::Array(shown.collect::<Result<_, serde_json::Error>>()?));
+        print_json(&serde_json::to_value(&calls)?);
         return Ok(ExitCode::SUCCESS);
     }
-    for (call, arguments) in calls.iter().zip(arguments) {
+    for ShownCall { call, args, kwargs, failed_attempts, waiting } in &calls {
         line(call_line(call));
-        if let Some((args, kwargs)) = arguments.filter(|_| call.function.contains('.') || call.started_at.is_some()) {
+        if call.function.contains('.') || call.started_at.is_some() {
             line(format_args!("      args    {} {}", short(&args.0), short(&kwargs.0)));
+        }
+        if let Some(reason) = waiting {
+            line(format_args!("      waiting {reason}"));
         }
         if let Some(result) = &call.result {
             line(format_args!("      result  {}", short(&result.0)));
         }
-        for attempt in attempts.iter().filter(|attempt| attempt.call_id == call.id) {
+        for attempt in failed_attempts {
             line(format_args!(
                 "      attempt {} failed at {}: {}",
                 attempt.number,
@@ -233,7 +229,7 @@ fn short(text: &str) -> String {
 }
 
 pub(crate) async fn result(args: args::One) -> anyhow::Result<ExitCode> {
-    let (execution, ()) = query(&args, |_, _| Ok(())).await?;
+    let Shown { execution, .. } = Door::open(&args.target).await?.shown(&args.id).await?;
     if args.json {
         let shown = json!({"id": execution.id, "status": execution.status, "output": execution.output,
                            "error": execution.error});
@@ -262,7 +258,7 @@ pub(crate) async fn result(args: args::One) -> anyhow::Result<ExitCode> {
 }
 
 pub(crate) async fn logs(args: args::One) -> anyhow::Result<ExitCode> {
-    let (_, lines) = query(&args, logs::list).await?;
+    let lines = Door::open(&args.target).await?.logs(&args.id).await?;
     if args.json {
         print_json(&serde_json::to_value(&lines)?);
         return Ok(ExitCode::SUCCESS);

@@ -5,6 +5,7 @@ mod bench;
 mod control;
 mod differential;
 mod examples;
+mod mend;
 mod readme;
 mod run;
 
@@ -61,6 +62,11 @@ impl Shell {
         let said = self.durable(args);
         assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
         serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {}", said.out))
+    }
+
+    /// The same; null when there is nothing yet.
+    pub(crate) fn json_or_null(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.durable(args).out).unwrap_or_default()
     }
 
     pub(crate) fn json(&self, args: &[&str]) -> Value {

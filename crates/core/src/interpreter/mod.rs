@@ -6,6 +6,7 @@
 mod advice;
 mod calendar;
 mod exception;
+mod ids;
 mod layout;
 mod lint;
 mod own;
@@ -22,7 +23,7 @@ mod waits;
 pub use program::{CompileError, Entry, InputError, Parameter, ParameterKind, Program};
 pub use snapshot::{Snapshot, SnapshotError, format as snapshot_format};
 pub(crate) use turn::in_words;
-pub use turn::{Origin, Turn, advance};
+pub use turn::{Origin, Turn, advance, take_again};
 
 use std::time::Duration;
 

@@ -172,13 +172,8 @@ impl Run<'_> {
         let line = self.line(&call.position);
         let (args, kwargs) = (Json::from(&Value::Array(args)), Json::from(&Value::Object(kwargs)));
         self.pending.add(call.call_id, CallKind::Function);
-        self.calls.push(NewCall {
-            args,
-            kwargs,
-            queue,
-            options,
-            ..NewCall::new(self.id(call.call_id), CallKind::Function, &name, line)
-        });
+        let id = self.ids.make(call.call_id);
+        self.calls.push(NewCall { args, kwargs, queue, options, ..NewCall::new(id, CallKind::Function, &name, line) });
         Ok(Answer::Later)
     }
 
@@ -189,20 +184,18 @@ impl Run<'_> {
         let delay = seconds("timeout", timeout)?;
         let line = self.line(&call.position);
         self.pending.add(call.call_id, CallKind::Signal);
-        self.calls.push(NewCall { delay, ..NewCall::new(self.id(call.call_id), CallKind::Signal, name, line) });
+        let id = self.ids.make(call.call_id);
+        self.calls.push(NewCall { delay, ..NewCall::new(id, CallKind::Signal, name, line) });
         Ok(Answer::Later)
     }
 
     fn callback(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
         let delay = seconds("timeout", call.args.arg(0))?;
         let name = delay.map_or_else(|| "callback".to_owned(), |delay| format!("callback within {}", in_words(delay)));
+        let id = self.ids.make(call.call_id);
         let token = Some(self.token(call.call_id));
         self.pending.add(call.call_id, CallKind::Callback);
-        self.calls.push(NewCall {
-            delay,
-            token,
-            ..NewCall::new(self.id(call.call_id), CallKind::Callback, &name, None)
-        });
+        self.calls.push(NewCall { delay, token, ..NewCall::new(id, CallKind::Callback, &name, None) });
         Ok(Answer::Later)
     }
 
@@ -231,8 +224,8 @@ impl Run<'_> {
         let child = NewChild { id, source: given(source), inputs, detached, deadline: seconds("deadline", deadline)? };
         let args = Json(format!("[{}]", child.inputs));
         let line = self.line(&call.position);
-        let made = NewCall::new(self.id(call.call_id), CallKind::Child, name, line);
         self.pending.add(call.call_id, CallKind::Child);
+        let made = NewCall::new(self.ids.make(call.call_id), CallKind::Child, name, line);
         self.calls.push(NewCall { args, child: Some(child), ..made });
         Ok(Answer::Later)
     }
@@ -245,9 +238,9 @@ impl Run<'_> {
         let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
         let value = value.map_or(Ok(Value::Null), value::to_json)?;
         let args = Json::from(&Value::Array(vec![Value::from(to.as_str()), value]));
-        let line = self.line(&call.position);
+        let (line, id) = (self.line(&call.position), self.ids.make(call.call_id));
         self.pending.add(call.call_id, CallKind::Send);
-        self.calls.push(NewCall { args, ..NewCall::new(self.id(call.call_id), CallKind::Send, name, line) });
+        self.calls.push(NewCall { args, ..NewCall::new(id, CallKind::Send, name, line) });
         Ok(Answer::Later)
     }
 
@@ -264,7 +257,8 @@ impl Run<'_> {
         let args = Json(format!("{ids:?}"));
         let line = self.line(&call.position);
         self.pending.add(call.call_id, CallKind::Drain);
-        let made = NewCall::new(self.id(call.call_id), CallKind::Drain, "the end of what was cancelled", line);
+        let id = self.ids.make(call.call_id);
+        let made = NewCall::new(id, CallKind::Drain, "the end of what was cancelled", line);
         self.calls.push(NewCall { args, delay, ..made });
         Ok(Answer::Later)
     }

@@ -8,6 +8,7 @@ use monty_types::{ExtFunctionResult, MontyObject};
 
 use super::{
     AdvanceError, End, Pause, exception,
+    ids::Ids,
     reach::{self, Forsaken},
     snapshot::{self, SnapshotError, State},
     turn::{Run, Stop, deliver},
@@ -127,18 +128,14 @@ impl Run<'_> {
         let RunProgress::ResolveFutures(paused) = *progress else {
             return Err(SnapshotError::Unreadable("it is not paused".into()).into());
         };
-        let first_call = state.first_call;
-        self.first_call = first_call;
+        self.count_from(Ids::new(state.first_call, &state.renumbered));
         self.modules = state.modules;
         self.pending = Pending {
             open: paused.pending_call_ids().iter().copied().collect(),
             kinds: state.kinds,
             promises: state.promises,
             mirrors: state.mirrors,
-            inbox: outcomes
-                .iter()
-                .filter_map(|(id, outcome)| Some((id.0.checked_sub(first_call)?, outcome.clone())))
-                .collect(),
+            inbox: outcomes.iter().filter_map(|(id, outcome)| Some((self.ids.inside(*id)?, outcome.clone()))).collect(),
             ..Pending::default()
         };
         let results = self.pending.next_outcomes();
@@ -259,7 +256,8 @@ impl Run<'_> {
         let Pending { kinds, promises, mirrors, .. } = &mut self.pending;
         let (kinds, promises, mirrors) = (std::mem::take(kinds), std::mem::take(promises), std::mem::take(mirrors));
         let modules = std::mem::take(&mut self.modules);
-        let state = State { dump, wakes, modules, promises, first_call: self.first_call, kinds, mirrors };
+        let (first_call, renumbered) = (self.ids.base(), self.ids.kept(&waited));
+        let state = State { dump, wakes, modules, promises, first_call, kinds, mirrors, renumbered };
         let (base, snapshot) = match base {
             Some(base) => (None, snapshot::seal(&state, Some(base))),
             None => {

@@ -74,6 +74,8 @@ pub(super) struct State {
     pub kinds: BTreeMap<u32, CallKind>,
     /// Promises that end with another awaitable.
     pub mirrors: BTreeMap<u32, Vec<u32>>,
+    /// Pending calls whose numbers on record are others: the interpreter's, and the record's.
+    pub renumbered: Vec<(u32, u32)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -90,6 +92,8 @@ struct Header {
     kinds: BTreeMap<u32, CallKind>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     mirrors: BTreeMap<u32, Vec<u32>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    renumbered: Vec<(u32, u32)>,
 }
 
 /// What this program writes.
@@ -164,6 +168,7 @@ fn encode(state: &State) -> Vec<u8> {
         first_call: state.first_call,
         kinds: state.kinds.clone(),
         mirrors: state.mirrors.clone(),
+        renumbered: state.renumbered.clone(),
     };
     let header = serde_json::to_vec(&header).unwrap_or_default();
     // The dump comes first: it holds the program, which is the part worth having in a dictionary.
@@ -180,8 +185,8 @@ fn decode(payload: &[u8]) -> Option<State> {
     let (dump, header) = rest.split_at_checked(length)?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let wakes = header.wakes.iter().map(|(id, wake)| (*id, Wake::from_column(*wake))).collect();
-    let Header { modules, promises, first_call, kinds, mirrors, .. } = header;
-    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call, kinds, mirrors })
+    let Header { modules, promises, first_call, kinds, mirrors, renumbered, .. } = header;
+    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call, kinds, mirrors, renumbered })
 }
 
 #[cfg(test)]
@@ -198,6 +203,7 @@ mod tests {
             first_call: 2,
             kinds: BTreeMap::new(),
             mirrors: BTreeMap::new(),
+            renumbered: vec![(3, 4)],
         }
     }
 

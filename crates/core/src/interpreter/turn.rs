@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{
     AdvanceError, End, Limits, NewCall, Program, Snapshot, Step, calendar, exception,
+    ids::Ids,
     prelude::{self, Module},
     quiescent::{Pending, Quiescent},
     snapshot::{self, SnapshotError},
@@ -73,6 +74,23 @@ pub fn advance(turn: &Turn<'_>, origin: Origin<'_>) -> Result<Step, AdvanceError
     on_big_stack(|| Run::new(turn).take(origin))
 }
 
+/// Takes a turn again that is on record, perhaps with other code: the calls that it makes get these numbers, in order.
+pub fn take_again(turn: &Turn<'_>, origin: Origin<'_>, recorded: &[CallId]) -> Result<Step, AdvanceError> {
+    on_big_stack(|| {
+        let mut run = Run::new(turn);
+        run.again = Some((recorded, None));
+        let step = run.take(origin)?;
+        match run.ids.other_base(run.base_before) {
+            None => Ok(step),
+            Some(base) => {
+                let mut run = Run::new(turn);
+                run.again = Some((recorded, Some(base)));
+                run.take(origin)
+            }
+        }
+    })
+}
+
 /// Runs `work` on a thread whose stack is large enough for the interpreter.
 pub(super) fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
@@ -85,8 +103,12 @@ pub(super) fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// A turn being taken.
 pub(super) struct Run<'a> {
     pub(super) turn: &'a Turn<'a>,
-    /// What the interpreter's numbers of calls are counted from.
-    pub(super) first_call: u32,
+    /// The numbers of its calls.
+    pub(super) ids: Ids,
+    /// When the turn is taken again: the numbers on record, and what those of the interpreter are counted from.
+    again: Option<(&'a [CallId], Option<u32>)>,
+    /// What the numbers were counted from before.
+    base_before: u32,
     pub(super) log: Log,
     pub(super) calls: Vec<NewCall>,
     /// The prelude's modules.
@@ -121,7 +143,9 @@ impl<'a> Run<'a> {
     fn new(turn: &'a Turn<'a>) -> Self {
         Self {
             turn,
-            first_call: 0,
+            ids: Ids::default(),
+            again: None,
+            base_before: 0,
             log: Log { entries: Vec::new(), room: turn.limits.log },
             calls: Vec::new(),
             modules: Vec::new(),
@@ -130,7 +154,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn take(mut self, origin: Origin<'_>) -> Result<Step, AdvanceError> {
+    fn take(&mut self, origin: Origin<'_>) -> Result<Step, AdvanceError> {
         // The budget counts from here: what the process held before is not the workflow's.
         BASELINE_MEMORY.store(LIVE_MEMORY.load(Ordering::Relaxed), Ordering::Relaxed);
         let end = match self.run(origin) {
@@ -140,16 +164,17 @@ impl<'a> Run<'a> {
             Err(Stop::Ended(end)) => *end,
         };
         let left: Vec<CallId> = self.pending.leftover_signals().map(|id| self.id(id)).collect();
-        let withdrawn = self.pending.withdrawn.into_iter().chain(left).collect();
-        Ok(Step { log: self.log.entries, progress: self.progress, withdrawn, end })
+        let withdrawn = std::mem::take(&mut self.pending.withdrawn).into_iter().chain(left).collect();
+        let (log, progress) = (std::mem::take(&mut self.log.entries), self.progress.take());
+        Ok(Step { log, progress, withdrawn, end })
     }
 
     fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
         let mut wakes = Vec::new();
         let (mut progress, base) = match origin {
             Origin::Start { inputs, first_call } => {
-                self.first_call = first_call;
-                (self.start(inputs)?, None)
+                self.count_from(Ids::new(first_call, &[]));
+                (self.start(inputs, first_call)?, None)
             }
             Origin::Paused { snapshot, base, outcomes } => {
                 let base = snapshot::open_base(base)?;
@@ -174,13 +199,21 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn start(&mut self, inputs: &Json) -> Result<RunProgress, Stop> {
+    pub(super) fn count_from(&mut self, ids: Ids) {
+        self.base_before = ids.base();
+        self.ids = match self.again {
+            Some((recorded, base)) => ids.taken_again(recorded, base),
+            None => ids,
+        };
+    }
+
+    fn start(&mut self, inputs: &Json, first_call: u32) -> Result<RunProgress, Stop> {
         let policy = OsPolicy {
             datetime: DateTimeSource::CallHost,
             timezone: SandboxTimeZone::utc(),
             sleep: SleepMode::CallHost,
             process_time: ProcessTime::Zero,
-            random_start: RandomStart::Seed(RandomSeed::Str(match self.first_call {
+            random_start: RandomStart::Seed(RandomSeed::Str(match first_call {
                 0 => self.turn.execution.to_string(),
                 first => format!("{}/{first}", self.turn.execution),
             })),
@@ -213,7 +246,7 @@ impl<'a> Run<'a> {
         match arguments(&call.args) {
             Ok((args, kwargs)) => {
                 let line = self.line(&call.position);
-                let id = self.id(call.call_id);
+                let id = self.ids.make(call.call_id);
                 self.pending.add(call.call_id, CallKind::Function);
                 self.calls.push(NewCall { args, kwargs, ..NewCall::new(id, CallKind::Function, name, line) });
                 Ok(call.resume_pending(self.log.writer())?)
@@ -273,8 +306,9 @@ impl<'a> Run<'a> {
         let id = call.call_id;
         let line = self.line(&call.position);
         let name = format!("sleep {}", in_words(delay));
+        let made = self.ids.make(id);
         self.pending.add(id, CallKind::Timer);
-        self.calls.push(NewCall { delay: Some(delay), ..NewCall::new(self.id(id), CallKind::Timer, &name, line) });
+        self.calls.push(NewCall { delay: Some(delay), ..NewCall::new(made, CallKind::Timer, &name, line) });
         Ok(call.resume(ExtFunctionResult::Future(id), self.log.writer())?)
     }
 
@@ -299,7 +333,7 @@ impl<'a> Run<'a> {
     /// A call as it is known outside: no call of the execution's whole life has another's id, because work that a former
     /// life gave up may still be under way.
     pub(super) fn id(&self, call_id: u32) -> CallId {
-        CallId(self.first_call.wrapping_add(call_id))
+        self.ids.outside(call_id)
     }
 
     fn import(&self, module: &str) -> ExtFunctionResult {

@@ -20,7 +20,7 @@ pub async fn advance(engine: &Engine, claimed: &Claimed) -> Result<Step, Orchest
     let program = engine.program(id, &won.execution.workflow, &won.execution.source_hash).await?;
     let step = match take(engine, won.clone(), program.clone()).await {
         Err(AdvanceError::Snapshot(SnapshotError::Foreign { .. } | SnapshotError::Unreadable(_))) => {
-            let Rebuilt { snapshot, base } = rebuild(engine, won, &program).await?;
+            let Rebuilt { snapshot, base, .. } = rebuild(engine, won, &program).await?;
             let rebuilt = Won { state: Some((snapshot, base.clone())), ..Won::clone(won) };
             take(engine, Arc::new(rebuilt), program).await.map(|step| with_base(step, base))
         }

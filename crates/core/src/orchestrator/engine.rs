@@ -73,13 +73,27 @@ pub enum OrchestrationError {
         wish: &'static str,
     },
     /// Only what failed or was cancelled can be tried again.
-    #[error("execution {id} is {status}: only failed and cancelled ones can be retried")]
+    #[error(
+        "execution {id} is {status}: only failed and cancelled ones can be retried; with other code (durable retry --with FILE), \
+         any that has not completed"
+    )]
     NotFailed {
         /// Which execution.
         id: ExecutionId,
         /// What it is.
         status: ExecutionStatus,
     },
+    /// Other code does not do what is on record.
+    #[error("execution {id} cannot go on with this code: {why}. Nothing was changed")]
+    Parted {
+        /// Which execution.
+        id: ExecutionId,
+        /// Where the code parts from the record.
+        why: String,
+    },
+    /// Others advance it all the time.
+    #[error("execution {0} is being advanced all the time: durable pause {0}, then try again")]
+    Busy(ExecutionId),
     /// The state that it would go on from is not there.
     #[error("execution {id} cannot be {wish}: {why}")]
     NoState {

@@ -72,6 +72,8 @@ pub enum Event<'a> {
         /// What the workflow wrote in the last turn of that past.
         log: &'a [LogLine],
     },
+    /// Its code was replaced, and its state is that of the new code.
+    Mended(&'a ExecutionId),
     /// The execution has ended.
     Finished {
         /// Which.

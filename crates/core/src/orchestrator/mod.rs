@@ -3,8 +3,8 @@
 //! [`start`] → [`claim`] → [`advance`] → [`pause`] → [`dispatch`] → *a worker runs the function* →
 //! [`settle`] → [`claim`] → [`advance`] → … → [`finish`]. [`drive`] strings them together;
 //! [`foresee`] lets a step run ahead of its claim. Beside the line: [`timers`] and [`rescue`] when time passes; [`signal`],
-//! [`cancel`], [`hold`] and [`revive`] when somebody wishes; `children` when an execution starts another, `send` when it
-//! sends one a signal; [`drain`] when it waits for the end of what was cancelled.
+//! [`cancel`], [`hold`], [`revive`] and [`mend`] when somebody wishes; `children` when an execution starts another, `send`
+//! when it sends one a signal; [`drain`] when it waits for the end of what was cancelled.
 
 pub mod advance;
 pub mod cancel;
@@ -18,6 +18,7 @@ mod event;
 pub mod finish;
 pub mod foresee;
 pub mod hold;
+pub mod mend;
 pub mod pause;
 mod rebuild;
 pub mod rescue;

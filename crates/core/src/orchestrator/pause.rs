@@ -137,7 +137,7 @@ fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, now: Timestamp) -> R
 
 /// Cancels what the workflow gave up; answers what workers may have of it, and the names of signals that came to nobody and
 /// are there again.
-fn give_up(
+pub(super) fn give_up(
     conn: &mut DbConnection,
     id: &ExecutionId,
     withdrawn: &[CallId],
@@ -153,7 +153,7 @@ fn give_up(
 
 /// Signals that are there go to the calls that wait for them, each to the one that has waited longest. Answers whether any
 /// did.
-fn hand_out_signals(
+pub(super) fn hand_out_signals(
     conn: &mut DbConnection,
     id: &ExecutionId,
     new_calls: &[NewCall],

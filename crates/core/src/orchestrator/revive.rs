@@ -1,13 +1,21 @@
 //! revive: an execution that failed goes on from its last state, or another begins from one of its states.
 
-use super::{Engine, OrchestrationError, children::AT_ONCE};
+use std::collections::BTreeSet;
+
+use super::{
+    Engine, OrchestrationError,
+    children::AT_ONCE,
+    mend::{self, ForFork, NewCode},
+};
 use crate::{
-    id::{CallId, ExecutionId, WorkerId},
+    id::{CallId, Epoch, ExecutionId, WorkerId},
+    interpreter::Snapshot,
     model::{CallKind, Execution, ExecutionStatus, Json},
     store::{
         DbConnection, StoreError, calls, control,
         executions::{self, NewExecution},
         snapshots::{self, Kept},
+        versions,
     },
     time::Timestamp,
 };
@@ -20,10 +28,12 @@ pub async fn retry(engine: &Engine, id: &ExecutionId) -> Result<usize, Orchestra
     let done = engine.db.write(move |conn| {
         let Some(execution) = control::lock(conn, &key)? else { return Ok(None) };
         match execution.status {
-            ExecutionStatus::Failed | ExecutionStatus::Cancelled => Ok(Some(Ok(match obstacle(conn, &execution)? {
-                Some(why) => Err(why),
-                None => Ok(control::revive(conn, &execution, now)?),
-            }))),
+            ExecutionStatus::Failed | ExecutionStatus::Cancelled => {
+                Ok(Some(Ok(match obstacle(conn, &execution, false)? {
+                    Some(why) => Err(why),
+                    None => Ok(control::revive(conn, &execution, now)?),
+                })))
+            }
             other => Ok(Some(Err(other))),
         }
     });
@@ -37,14 +47,20 @@ pub async fn retry(engine: &Engine, id: &ExecutionId) -> Result<usize, Orchestra
     }
 }
 
-/// Why an execution that has ended cannot go on from its last state.
-fn obstacle(conn: &mut DbConnection, execution: &Execution) -> Result<Option<Refused>, StoreError> {
+/// Why an execution that has ended cannot go on from its last state; with other code, that is made from the record.
+pub(super) fn obstacle(
+    conn: &mut DbConnection,
+    execution: &Execution,
+    with_code: bool,
+) -> Result<Option<Refused>, StoreError> {
     if execution.suspension == 0 {
         return Ok(None);
     }
     // From its beginning it would do again what succeeded.
-    if control::last_state(conn, &execution.id)?.is_none() {
-        return Ok(Some("its last state was not kept (--history none)".into()));
+    if !with_code && control::last_state(conn, &execution.id)?.is_none() {
+        return Ok(Some(
+            "its last state was not kept (--history none); durable retry --with FILE makes one from the record".into(),
+        ));
     }
     if execution.cancel_told && !calls::was_cancelled_last(conn, execution)? {
         return Ok(Some(
@@ -69,6 +85,8 @@ pub struct Forking {
     pub set: Vec<(CallId, Json)>,
     /// The process that runs it by itself, if one does.
     pub runner: Option<WorkerId>,
+    /// Other code that it begins with. Then the state is made from the record, and need not be kept.
+    pub with: Option<NewCode>,
 }
 
 /// Why there is no fork: a sentence.
@@ -81,7 +99,11 @@ pub async fn fork(engine: &Engine, forking: Forking) -> Result<ExecutionId, Orch
     let (from, now) = (forking.from.clone(), engine.now());
     let id = forking.id.clone().unwrap_or_else(ExecutionId::generate);
     let (new, secret) = (id.clone(), super::start::secret());
-    let done = engine.db.write(move |conn| copy(conn, &forking, &new, &secret, now)).await?;
+    let made = match &forking.with {
+        Some(code) => Some(mend::for_fork(engine, &forking, &code.program).await?),
+        None => None,
+    };
+    let done = engine.db.write(move |conn| copy(conn, &forking, (&new, &secret), made.as_ref(), now)).await?;
     match done.ok_or(OrchestrationError::NotFound(from.clone()))? {
         Ok(()) => {
             engine.sooner(AT_ONCE);
@@ -94,21 +116,26 @@ pub async fn fork(engine: &Engine, forking: Forking) -> Result<ExecutionId, Orch
 fn copy(
     conn: &mut DbConnection,
     forking: &Forking,
-    id: &ExecutionId,
-    secret: &str,
+    (id, secret): (&ExecutionId, &str),
+    made: Option<&ForFork>,
     now: Timestamp,
 ) -> Result<Option<Result<(), Refused>>, StoreError> {
     let from = &forking.from;
     let Some(execution) = control::lock(conn, from)? else { return Ok(None) };
-    let at = forking.at.unwrap_or(execution.suspension);
-    let Some(kept) = state(conn, &execution, at)? else {
-        let kept: Vec<String> = snapshots::list(conn, from)?.iter().map(|(number, ..)| number.to_string()).collect();
-        let others = if kept.is_empty() { "none is".to_owned() } else { format!("kept are {}", kept.join(", ")) };
-        return Ok(Some(Err(format!("its state after pause {at} is not kept; {others} (see --history)"))));
+    let begun = match made {
+        Some(made) => made_anew(conn, &execution, made)?,
+        None => kept(conn, &execution, forking.at.unwrap_or(execution.suspension))?,
     };
+    let Begun { at, epoch, saved_at, snapshot, base, waits, workflow, source_hash } = match begun {
+        Ok(begun) => begun,
+        Err(why) => return Ok(Some(Err(why))),
+    };
+    let (base, waits) = (base.as_ref(), waits.as_ref());
+    let fork =
+        control::Fork { id, suspension: at, epoch, saved_at, waits, snapshot: &snapshot, base, set: &forking.set };
     let open = calls::list(conn, from)?;
     let at_pause = |call: &crate::model::Call| {
-        call.resume_group <= at && call.delivered_in.is_none_or(|epoch| epoch.0 == 0 || epoch > kept.epoch)
+        call.resume_group <= at && !fork.has_seen(call.id, call.delivered_in, call.completed_at)
     };
     let waited: Vec<_> = open.iter().filter(|call| at_pause(call)).collect();
     if let Some((unknown, _)) = forking.set.iter().find(|(id, _)| !waited.iter().any(|call| call.id == *id)) {
@@ -127,15 +154,23 @@ fn copy(
             child.id
         ))));
     }
+    let (workflow, source, source_hash) = match forking.with.as_ref().map(|code| &code.program) {
+        Some(program) => (program.name.clone(), program.source.clone(), program.hash.clone()),
+        None => (workflow, executions::source(conn, &source_hash)?.unwrap_or_default(), source_hash),
+    };
+    let launch = match forking.with.as_ref().and_then(|code| code.launch.clone()) {
+        Some(launch) => Some(launch),
+        None => executions::launch(conn, from)?,
+    };
     let new = NewExecution {
         id: id.clone(),
-        workflow: execution.workflow.clone(),
-        source: executions::source(conn, &execution.source_hash)?.unwrap_or_default(),
-        source_hash: execution.source_hash.clone(),
+        workflow,
+        source,
+        source_hash,
         queue: execution.queue.clone(),
         runner: forking.runner.clone(),
         inputs: executions::inputs(conn, from)?.unwrap_or_else(|| Json("{}".into())),
-        launch: executions::launch(conn, from)?,
+        launch,
         now,
         due_at: now,
         deadline_at: None,
@@ -145,10 +180,60 @@ fn copy(
     if !executions::insert(conn, &new)? {
         return Ok(Some(Err(format!("execution {id} exists already: choose another id"))));
     }
-    let fork = control::Fork { id, suspension: kept.suspension, epoch: kept.epoch, set: &forking.set };
     control::copy_calls(conn, from, &fork, now)?;
-    control::set_state(conn, from, &fork, &kept.snapshot, now)?;
+    control::set_state(conn, from, &fork, now)?;
     Ok(Some(Ok(())))
+}
+
+/// What another execution begins from.
+struct Begun {
+    at: i64,
+    epoch: Epoch,
+    saved_at: Timestamp,
+    snapshot: Snapshot,
+    base: Option<Snapshot>,
+    waits: Option<BTreeSet<CallId>>,
+    workflow: String,
+    source_hash: String,
+}
+
+/// A state that other code has led to.
+fn made_anew(
+    conn: &mut DbConnection,
+    execution: &Execution,
+    made: &ForFork,
+) -> Result<Result<Begun, Refused>, StoreError> {
+    let ForFork { pause, rebuilt, first_call } = made;
+    if execution.suspension < *pause || executions::first_call(conn, &execution.id)? != *first_call {
+        return Ok(Err("it has begun anew meanwhile: try again".into()));
+    }
+    Ok(Ok(Begun {
+        at: *pause,
+        epoch: execution.epoch,
+        saved_at: execution.updated_at,
+        snapshot: rebuilt.snapshot.clone(),
+        base: Some(rebuilt.base.clone()),
+        waits: Some(rebuilt.waits.keys().copied().collect()),
+        workflow: execution.workflow.clone(),
+        source_hash: execution.source_hash.clone(),
+    }))
+}
+
+/// A state that is kept, with the code that it is of.
+fn kept(conn: &mut DbConnection, execution: &Execution, at: i64) -> Result<Result<Begun, Refused>, StoreError> {
+    let Some(kept) = state(conn, execution, at)? else {
+        let kept = snapshots::list(conn, &execution.id)?;
+        let kept: Vec<String> = kept.iter().map(|(number, ..)| number.to_string()).collect();
+        let others = if kept.is_empty() { "none is".to_owned() } else { format!("kept are {}", kept.join(", ")) };
+        return Ok(Err(format!("its state after pause {at} is not kept; {others} (see --history)")));
+    };
+    let former = versions::of_pause(conn, &execution.id, at)?;
+    let (workflow, source_hash, base) = match former {
+        Some(former) => (former.workflow, former.source_hash, former.base),
+        None => (execution.workflow.clone(), execution.source_hash.clone(), None),
+    };
+    let Kept { epoch, snapshot, created_at: saved_at, .. } = kept;
+    Ok(Ok(Begun { at, epoch, saved_at, snapshot, base, waits: None, workflow, source_hash }))
 }
 
 fn state(conn: &mut DbConnection, execution: &Execution, at: i64) -> Result<Option<Kept>, StoreError> {
@@ -161,5 +246,7 @@ fn state(conn: &mut DbConnection, execution: &Execution, at: i64) -> Result<Opti
     let Some(snapshot) = control::last_state(conn, &execution.id)? else { return Ok(None) };
     // The claim under which it was saved is the last whose outcomes that state has seen.
     let epoch = calls::last_delivery_before(conn, &execution.id, execution)?;
-    Ok(Some(Kept { suspension: at, epoch, snapshot, created_at: execution.updated_at }))
+    // Whatever was open when it ended is waited for by that state.
+    let created_at = execution.finished_at.map_or(execution.updated_at, |end| Timestamp(end.0 - 1));
+    Ok(Some(Kept { suspension: at, epoch, snapshot, created_at }))
 }

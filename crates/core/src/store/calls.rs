@@ -14,8 +14,8 @@ pub use super::{
         AttemptOf, Budget, Work, beat, begin, budget, failed_attempts, insert_attempt, progress, release, retry, work,
     },
     record::{
-        Recorded, arguments, attempt_number, attempts, cancelled_among, last_delivery_before, list, list_with_status,
-        recorded, was_cancelled_last, workers_of,
+        Identity, Past, Recorded, arguments, attempt_number, attempts, cancelled_among, last_delivery_before, list,
+        list_with_status, past, recorded, shown, was_cancelled_last, workers_of,
     },
 };
 
@@ -212,8 +212,7 @@ fn cancelled(now: Timestamp, seen: Seen) -> _ {
     let status: &'static str = CallStatus::Cancelled.as_str();
     // What no worker can have had does not run.
     let never_queued: SqlLiteral<Bool> = sql("(calls.status = 'pending' AND NOT calls.queued)");
-    let ended =
-        case_when(never_queued, at.into_sql::<Nullable<BigInt>>()).otherwise(none.into_sql::<Nullable<BigInt>>());
+    let ended = case_when(never_queued, at.into_sql::<Nullable<BigInt>>()).otherwise(calls::ended_at);
     (
         calls::status.eq(status),
         calls::completed_at.eq(at),

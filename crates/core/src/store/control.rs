@@ -1,6 +1,8 @@
 //! What people ask of executions: cancel, hold, let go on, begin anew, try again. Each begins with the write that locks the
 //! execution's row, so that whoever pauses or ends it at the same moment comes before or after, never between.
 
+use std::collections::BTreeSet;
+
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, IntoSql, OptionalExtension, QueryDsl, RunQueryDsl,
     dsl::{AsExprOf, case_when, sql},
@@ -8,13 +10,15 @@ use diesel::{
 };
 
 use super::{
-    DbConnection, StoreError, executions,
+    DbConnection, StoreError, calls as calls_store, executions,
     executions::Fence,
     rows::{self, failure_text},
     schema::{attempts, calls, executions as table, origins},
+    versions,
 };
 use crate::{
     id::{CallId, Epoch, ExecutionId},
+    interpreter::Snapshot,
     model::{CallKind, CallStatus, Execution, ExecutionStatus, Failure, Json},
     time::Timestamp,
 };
@@ -190,9 +194,14 @@ pub fn forget_past(conn: &mut DbConnection, id: &ExecutionId) -> Result<(), Stor
     diesel::delete(calls::table.filter(calls::execution_id.eq(id.as_str()))).execute(conn)?;
     diesel::delete(snapshots::table.filter(snapshots::execution_id.eq(id.as_str()))).execute(conn)?;
     diesel::update(origins::table.find(id.as_str()))
-        .set((origins::base_snapshot.eq(None::<Vec<u8>>), origins::base_format.eq(None::<String>)))
+        .set((
+            origins::base_snapshot.eq(None::<Vec<u8>>),
+            origins::base_format.eq(None::<String>),
+            // Nothing of its present life is another's.
+            origins::forked_at.eq(None::<i64>),
+        ))
         .execute(conn)?;
-    Ok(())
+    versions::begin_anew(conn, id)
 }
 
 /// Lets a failed or cancelled execution go on from its last state: what failed or was cancelled then is run again, what
@@ -201,7 +210,7 @@ pub fn revive(conn: &mut DbConnection, execution: &Execution, now: Timestamp) ->
     let id = &execution.id;
     let has_state: bool = table::table.find(id.as_str()).select(table::snapshot.is_not_null()).first(conn)?;
     let status = if has_state { ExecutionStatus::Waiting } else { ExecutionStatus::Scheduled };
-    let finished = execution.finished_at.unwrap_or(now);
+    let rows = unseen(conn, execution)?;
     diesel::update(table::table.find(id.as_str()))
         .set((
             table::status.eq(status.as_str()),
@@ -222,12 +231,6 @@ pub fn revive(conn: &mut DbConnection, execution: &Execution, now: Timestamp) ->
     }
     // The last turn is taken again, and makes these again.
     diesel::delete(mine().filter(calls::resume_group.gt(execution.suspension))).execute(conn)?;
-    // What it was told, and what it still waited for when it ended.
-    let last = calls::delivered_in
-        .eq(Some(execution.epoch.0))
-        .or(calls::delivered_in.eq(Some(0)).and(calls::completed_at.ge(Some(finished.0))));
-    let rows: Vec<(i64, String, String, i64)> =
-        mine().filter(last).select((calls::call_id, calls::kind, calls::status, calls::attempt)).load(conn)?;
     let mut again = 0;
     for (call, kind, status, attempt) in rows {
         let row = mine().filter(calls::call_id.eq(call));
@@ -235,11 +238,20 @@ pub fn revive(conn: &mut DbConnection, execution: &Execution, now: Timestamp) ->
             diesel::update(row).set(calls::delivered_in.eq(None::<i64>)).execute(conn)?;
             continue;
         }
-        again += 1;
         let kind: CallKind = kind.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
-        if kind == CallKind::Child {
-            revive_child(conn, id, rows::call_id(call)?, now)?;
+        if kind == CallKind::Child
+            && let Some(output) = revive_child(conn, id, rows::call_id(call)?, now)?
+        {
+            let completed = (
+                calls::status.eq(CallStatus::Completed.as_str()),
+                calls::result.eq(Some(output)),
+                calls::error.eq(None::<String>),
+                calls::delivered_in.eq(None::<i64>),
+            );
+            diesel::update(row).set(completed).execute(conn)?;
+            continue;
         }
+        again += 1;
         let failed: i64 = attempts::table
             .filter(attempts::execution_id.eq(id.as_str()))
             .filter(attempts::call_id.eq(call))
@@ -265,20 +277,62 @@ pub fn revive(conn: &mut DbConnection, execution: &Execution, now: Timestamp) ->
     Ok(again)
 }
 
-fn revive_child(conn: &mut DbConnection, parent: &ExecutionId, call: CallId, now: Timestamp) -> Result<(), StoreError> {
-    let child: Option<String> = table::table
+/// What the last turn of an execution that has ended was told, and what it still waited for then: call, kind, status and
+/// attempt. None of it has gone into its last state.
+fn unseen(conn: &mut DbConnection, execution: &Execution) -> Result<Vec<(i64, String, String, i64)>, StoreError> {
+    let finished = execution.finished_at.unwrap_or(execution.updated_at);
+    let last = calls::delivered_in
+        .eq(Some(execution.epoch.0))
+        .or(calls::delivered_in.eq(Some(0)).and(calls::completed_at.ge(Some(finished.0))));
+    Ok(calls::table
+        .filter(calls::execution_id.eq(execution.id.as_str()))
+        .filter(calls::resume_group.le(execution.suspension))
+        .filter(last)
+        .select((calls::call_id, calls::kind, calls::status, calls::attempt))
+        .load(conn)?)
+}
+
+/// How many calls [`revive`] would run again.
+pub fn to_be_run_again(conn: &mut DbConnection, execution: &Execution) -> Result<usize, StoreError> {
+    let rows = unseen(conn, execution)?;
+    let mut again = 0;
+    for (call, kind, status, _) in rows {
+        let ended = status == CallStatus::Completed.as_str()
+            || kind == CallKind::Child.as_str()
+                && matches!(child_of(conn, &execution.id, rows::call_id(call)?)?, Some((_, status))
+                    if status == ExecutionStatus::Completed.as_str());
+        again += usize::from(!ended);
+    }
+    Ok(again)
+}
+
+fn child_of(
+    conn: &mut DbConnection,
+    parent: &ExecutionId,
+    call: CallId,
+) -> Result<Option<(String, String)>, StoreError> {
+    Ok(table::table
         .filter(table::parent_execution_id.eq(Some(parent.as_str())))
         .filter(table::parent_call_id.eq(Some(i64::from(call.0))))
-        .select(table::id)
+        .select((table::id, table::status))
         .first(conn)
-        .optional()?;
-    let Some(child) = child else { return Ok(()) };
+        .optional()?)
+}
+
+/// Lets a call's child go on; its output, if it has completed: somebody had it tried again by itself.
+fn revive_child(
+    conn: &mut DbConnection,
+    parent: &ExecutionId,
+    call: CallId,
+    now: Timestamp,
+) -> Result<Option<String>, StoreError> {
+    let Some((child, _)) = child_of(conn, parent, call)? else { return Ok(None) };
     let id: ExecutionId = child.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
-    match lock(conn, &id)? {
-        Some(child) if matches!(child.status, ExecutionStatus::Failed | ExecutionStatus::Cancelled) => {
-            revive(conn, &child, now).map(drop)
-        }
-        _ => Ok(()),
+    let Some(child) = lock(conn, &id)? else { return Ok(None) };
+    match child.status {
+        ExecutionStatus::Failed | ExecutionStatus::Cancelled => revive(conn, &child, now).map(|_| None),
+        ExecutionStatus::Completed => Ok(child.output.map(|output| output.0)),
+        _ => Ok(None),
     }
 }
 
@@ -291,9 +345,32 @@ pub struct Fork<'a> {
     pub suspension: i64,
     /// The claim under which that pause was saved.
     pub epoch: Epoch,
+    /// When that was: what was given up later is waited for.
+    pub saved_at: Timestamp,
+    /// What it waits for, where that is known better.
+    pub waits: Option<&'a BTreeSet<CallId>>,
+    /// The state.
+    pub snapshot: &'a Snapshot,
+    /// What the state is compressed against; none: as that of the old one's present states.
+    pub base: Option<&'a Snapshot>,
     /// Outcomes that it shall have instead of those on record: a call and JSON.
     pub set: &'a [(CallId, Json)],
 }
+
+impl Fork<'_> {
+    /// Whether the state was told how this call ended, or had given it up: by the claim that delivered its outcome and when
+    /// that came in.
+    pub fn has_seen(&self, call: CallId, delivered: Option<Epoch>, completed: Option<Timestamp>) -> bool {
+        match (self.waits, delivered) {
+            (Some(waits), _) => !waits.contains(&call),
+            (None, Some(TO_NOBODY)) => completed.is_some_and(|at| at <= self.saved_at),
+            (None, delivered) => delivered.is_some_and(|epoch| epoch <= self.epoch),
+        }
+    }
+}
+
+/// What `delivered_in` says of calls whose outcome nobody waits for.
+const TO_NOBODY: Epoch = Epoch(calls_store::TO_NOBODY);
 
 /// Copies the calls that an execution knew of at a pause. What it had been told stays; of the rest, successes are kept
 /// and everything else is run again.
@@ -334,12 +411,14 @@ pub fn copy_calls(
         .load(conn)?;
     for ((call, group, kind, function, args, kwargs, line, queue), tail) in rows {
         let (status, wake, attempt, result, error, delivered, completed, options) = tail;
-        let told = delivered.is_some_and(|epoch| epoch <= fork.epoch.0);
+        let told = fork.has_seen(rows::call_id(call)?, delivered.map(Epoch), completed.map(Timestamp));
         let set =
             fork.set.iter().find(|(id, _)| i64::from(id.0) == call).filter(|_| !told).map(|(_, json)| json.0.clone());
         let keeps = told || status == CallStatus::Completed.as_str();
         let (status, result, error) = match set {
             Some(json) => (CallStatus::Completed.as_str().to_owned(), Some(json), None),
+            // The new code has given up what the former still waits for.
+            None if told && completed.is_none() => (CallStatus::Cancelled.as_str().to_owned(), None, None),
             None if keeps => (status, result, error),
             None => (CallStatus::Pending.as_str().to_owned(), None, None),
         };
@@ -365,7 +444,7 @@ pub fn copy_calls(
                     calls::attempt.eq(if open { 1 } else { attempt }),
                     calls::result.eq(result),
                     calls::error.eq(error),
-                    calls::delivered_in.eq(delivered.filter(|_| told)),
+                    calls::delivered_in.eq(told.then(|| delivered.unwrap_or(TO_NOBODY.0))),
                     calls::due_at.eq(due.then_some(now.0)),
                     calls::created_at.eq(now.0),
                     calls::completed_at.eq((!open).then(|| completed.unwrap_or(now.0))),
@@ -382,7 +461,6 @@ pub fn set_state(
     conn: &mut DbConnection,
     from: &ExecutionId,
     fork: &Fork<'_>,
-    snapshot: &crate::interpreter::Snapshot,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     type Origin = (Option<Vec<u8>>, Option<String>, i64, Option<String>);
@@ -390,6 +468,10 @@ pub fn set_state(
         .find(from.as_str())
         .select((origins::base_snapshot, origins::base_format, origins::first_call, origins::inputs_anew))
         .first(conn)?;
+    let (base, format) = match fork.base {
+        Some(base) => (Some(base.bytes.clone()), Some(base.format.clone())),
+        None => (base, format),
+    };
     diesel::update(origins::table.find(fork.id.as_str()))
         .set((
             origins::first_call.eq(first_call),
@@ -405,8 +487,8 @@ pub fn set_state(
             table::status.eq(ExecutionStatus::Waiting.as_str()),
             table::suspension.eq(fork.suspension),
             table::epoch.eq(fork.epoch.0),
-            table::snapshot.eq(Some(&snapshot.bytes)),
-            table::snapshot_format.eq(Some(&snapshot.format)),
+            table::snapshot.eq(Some(&fork.snapshot.bytes)),
+            table::snapshot_format.eq(Some(&fork.snapshot.format)),
             table::started_at.eq(Some(now.0)),
             table::due_at.eq(Some(now.0)),
         ))
@@ -415,11 +497,8 @@ pub fn set_state(
 }
 
 /// An execution's last state, with the claim under which it was saved.
-pub fn last_state(
-    conn: &mut DbConnection,
-    id: &ExecutionId,
-) -> Result<Option<crate::interpreter::Snapshot>, StoreError> {
+pub fn last_state(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Snapshot>, StoreError> {
     let (bytes, format): (Option<Vec<u8>>, Option<String>) =
         table::table.find(id.as_str()).select((table::snapshot, table::snapshot_format)).first(conn)?;
-    Ok(bytes.zip(format).map(|(bytes, format)| crate::interpreter::Snapshot { format, bytes }))
+    Ok(bytes.zip(format).map(|(bytes, format)| Snapshot { format, bytes }))
 }

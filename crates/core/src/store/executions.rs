@@ -16,6 +16,7 @@ use crate::{
     id::{CallId, Epoch, ExecutionId, WorkerId},
     interpreter::Snapshot,
     model::{Execution, ExecutionStatus, Failure, Json, Outcome, Parent},
+    shown::Page,
     time::Timestamp,
 };
 
@@ -127,6 +128,37 @@ pub fn list(
     rows.into_iter().map(Execution::try_from).collect()
 }
 
+/// A part of the newest executions, at most `limit`: those after the one that `after` names, as a former part gave it.
+/// None when it names none.
+pub fn page(
+    conn: &mut DbConnection,
+    status: Option<ExecutionStatus>,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Option<Page<Execution>>, StoreError> {
+    let mut newest = executions::table
+        .order((executions::created_at.desc(), executions::id.desc()))
+        .limit(limit)
+        .select(ExecutionRow::as_select())
+        .into_boxed();
+    if let Some(status) = status {
+        newest = newest.filter(executions::status.eq(status.as_str()));
+    }
+    if let Some(after) = after {
+        let place = after.split_once('.').and_then(|(at, id)| Some((at.parse::<i64>().ok()?, id)));
+        let Some((at, id)) = place else { return Ok(None) };
+        let older = executions::created_at.eq(at).and(executions::id.lt(id.to_owned()));
+        // The first bound is what the index is looked up by.
+        newest = newest.filter(executions::created_at.le(at)).filter(executions::created_at.lt(at).or(older));
+    }
+    let rows: Vec<ExecutionRow> = newest.load(conn)?;
+    let items: Vec<Execution> = rows.into_iter().map(Execution::try_from).collect::<Result<_, _>>()?;
+    let full = usize::try_from(limit).is_ok_and(|limit| items.len() >= limit);
+    let last = items.last().filter(|_| full);
+    let next = last.map(|last| format!("{}.{}", last.created_at.0, last.id));
+    Ok(Some(Page { items, next }))
+}
+
 /// The text of a workflow.
 pub fn source(conn: &mut DbConnection, hash: &str) -> Result<Option<String>, StoreError> {
     Ok(sources::table.find(hash).select(sources::code).first(conn).optional()?)
@@ -135,6 +167,11 @@ pub fn source(conn: &mut DbConnection, hash: &str) -> Result<Option<String>, Sto
 /// The inputs that the execution began with.
 pub fn inputs(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Json>, StoreError> {
     Ok(origins::table.find(id.as_str()).select(origins::inputs).first(conn).optional()?.map(Json))
+}
+
+/// The id of the first call of an execution's present life.
+pub fn first_call(conn: &mut DbConnection, id: &ExecutionId) -> Result<CallId, StoreError> {
+    rows::call_id(origins::table.find(id.as_str()).select(origins::first_call).first(conn)?)
 }
 
 /// What whoever started the execution left to be found again.

@@ -3,7 +3,7 @@
 use diesel::{ExpressionMethods, Insertable, QueryDsl, RunQueryDsl, SelectableHelper};
 
 use super::{DbConnection, StoreError, rows::LogRow, schema::logs};
-use crate::{id::ExecutionId, model::LogLine};
+use crate::{id::ExecutionId, model::LogLine, shown::Page};
 
 #[derive(Insertable)]
 #[diesel(table_name = logs)]
@@ -42,4 +42,24 @@ pub fn list(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<LogL
         .select(LogRow::as_select())
         .load(conn)?;
     rows.into_iter().map(LogLine::try_from).collect()
+}
+
+/// A part of an execution's log: what follows the entry that `after` names, at most `limit` entries.
+pub fn page(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    after: i64,
+    limit: i64,
+) -> Result<Page<LogLine>, StoreError> {
+    let rows: Vec<(i64, LogRow)> = logs::table
+        .filter(logs::execution_id.eq(execution.as_str()))
+        .filter(logs::id.gt(after))
+        .order(logs::id)
+        .limit(limit)
+        .select((logs::id, LogRow::as_select()))
+        .load(conn)?;
+    let full = usize::try_from(limit).is_ok_and(|limit| rows.len() >= limit);
+    let next = rows.last().filter(|_| full).map(|(id, _)| id.to_string());
+    let items = rows.into_iter().map(|(_, row)| LogLine::try_from(row)).collect::<Result<_, _>>()?;
+    Ok(Page { items, next })
 }

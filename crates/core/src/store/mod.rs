@@ -18,6 +18,7 @@ mod rows;
 mod schema;
 pub mod signals;
 pub mod snapshots;
+pub mod versions;
 pub mod workers;
 pub mod workflows;
 mod writer;

@@ -1,16 +1,19 @@
 //! What stands on record of an execution's calls: for people, for a state that is made again, for whoever takes over.
 
+use std::collections::BTreeMap;
+
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper};
 
 use super::{
     DbConnection, StoreError,
     calls::{TO_NOBODY, ended, outcome},
     rows::{self, AttemptRow, CallRow},
-    schema::{attempts, calls},
+    schema::{attempts, calls, executions, origins},
 };
 use crate::{
     id::{CallId, Epoch, ExecutionId, WorkerId},
     model::{Attempt, Call, CallKind, CallStatus, Execution, Json, Outcome},
+    shown::ShownCall,
     time::Timestamp,
 };
 
@@ -48,6 +51,34 @@ pub fn list_with_status(
         .select(CallRow::as_select())
         .load(conn)?;
     rows.into_iter().map(Call::try_from).collect()
+}
+
+/// A part of an execution's calls with all that is told of them: those after one, at most `limit`.
+pub fn shown(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    after: Option<CallId>,
+    limit: Option<i64>,
+) -> Result<Vec<ShownCall>, StoreError> {
+    let after = after.map_or(-1, |after| i64::from(after.0));
+    let rows: Vec<(CallRow, String, String)> = calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::call_id.gt(after))
+        .order(calls::call_id)
+        .limit(limit.unwrap_or(i64::MAX))
+        .select((CallRow::as_select(), calls::args, calls::kwargs))
+        .load(conn)?;
+    let mut failed: BTreeMap<CallId, Vec<Attempt>> = BTreeMap::new();
+    for attempt in attempts(conn, execution)? {
+        failed.entry(attempt.call_id).or_default().push(attempt);
+    }
+    rows.into_iter()
+        .map(|(row, args, kwargs)| {
+            let call = Call::try_from(row)?;
+            let failed_attempts = failed.remove(&call.id).unwrap_or_default();
+            Ok(ShownCall { call, args: Json(args), kwargs: Json(kwargs), failed_attempts, waiting: None })
+        })
+        .collect()
 }
 
 /// The arguments of a call: a JSON array and a JSON object.
@@ -144,39 +175,129 @@ pub struct Recorded {
     pub kwargs: Json,
     /// When it ended: the order in which outcomes are delivered together.
     pub ended_at: Option<Timestamp>,
+    /// The line on which it was made.
+    pub line: Option<u32>,
     /// The claim under which its outcome was delivered, when it came in, and what it is.
     pub delivered: Option<(Epoch, Timestamp, Outcome)>,
+    /// Since when nobody waits for it any more, without having been told its outcome.
+    pub dropped: Option<Timestamp>,
 }
 
 /// All calls of an execution as they stand on record, in order.
 pub fn recorded(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Recorded>, StoreError> {
-    type Head = (i64, i64, String, String, String, String);
+    type Head = (i64, i64, String, String, String, String, Option<i64>);
     type Tail = (String, Option<String>, Option<String>, Option<i64>, Option<i64>, Option<i64>);
     let rows: Vec<(Head, Tail)> = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .order(calls::call_id)
         .select((
-            (calls::call_id, calls::resume_group, calls::kind, calls::function, calls::args, calls::kwargs),
+            (
+                calls::call_id,
+                calls::resume_group,
+                calls::kind,
+                calls::function,
+                calls::args,
+                calls::kwargs,
+                calls::line,
+            ),
             (calls::status, calls::result, calls::error, calls::delivered_in, calls::completed_at, calls::deadline_at),
         ))
         .load(conn)?;
     rows.into_iter()
-        .map(|((id, resume_group, kind, function, args, kwargs), (status, result, error, epoch, at, deadline))| {
-            let ended_at = ended(&kind, at, deadline).map(Timestamp);
-            let delivered = match (epoch.filter(|epoch| *epoch != TO_NOBODY), at) {
-                (Some(epoch), Some(at)) => Some((Epoch(epoch), Timestamp(at), outcome(&status, result, error)?)),
-                _ => None,
-            };
-            Ok(Recorded {
-                id: rows::call_id(id)?,
-                resume_group,
-                kind: kind.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?,
-                function,
-                args: Json(args),
-                kwargs: Json(kwargs),
-                ended_at,
-                delivered,
-            })
-        })
+        .map(
+            |((id, resume_group, kind, function, args, kwargs, line), (status, result, error, epoch, at, deadline))| {
+                let ended_at = ended(&kind, at, deadline).map(Timestamp);
+                let delivered = match (epoch.filter(|epoch| *epoch != TO_NOBODY), at) {
+                    (Some(epoch), Some(at)) => Some((Epoch(epoch), Timestamp(at), outcome(&status, result, error)?)),
+                    _ => None,
+                };
+                let dropped = at.filter(|_| epoch == Some(TO_NOBODY)).map(Timestamp);
+                Ok(Recorded {
+                    id: rows::call_id(id)?,
+                    resume_group,
+                    kind: kind.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?,
+                    function,
+                    args: Json(args),
+                    kwargs: Json(kwargs),
+                    ended_at,
+                    line: line.and_then(|line| u32::try_from(line).ok()),
+                    delivered,
+                    dropped,
+                })
+            },
+        )
         .collect()
+}
+
+/// Whose turns those up to a pause were: of a fork, the first are those of the execution that it was forked from.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The last pause.
+    pub until_pause: i64,
+    /// What its workflow knew itself as.
+    pub id: ExecutionId,
+    /// Makes the tokens of its callbacks unguessable.
+    pub secret: String,
+    /// When its first turn was.
+    pub began: Timestamp,
+}
+
+/// What it takes to run an execution's present life again.
+#[derive(Debug, Clone)]
+pub struct Past {
+    /// What it began with: a JSON object.
+    pub inputs: Json,
+    /// The id of its first call.
+    pub first_call: CallId,
+    /// Its calls, in order.
+    pub recorded: Vec<Recorded>,
+    /// Whose its turns were, the earliest first.
+    pub identities: Vec<Identity>,
+}
+
+/// Everything on record of an execution's present life.
+pub fn past(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Past>, StoreError> {
+    type Origin = (String, Option<String>, i64);
+    let origin: Option<Origin> = origins::table
+        .find(id.as_str())
+        .select((origins::inputs, origins::inputs_anew, origins::first_call))
+        .first(conn)
+        .optional()?;
+    let Some((inputs, anew, first_call)) = origin else { return Ok(None) };
+    Ok(Some(Past {
+        inputs: Json(anew.unwrap_or(inputs)),
+        first_call: rows::call_id(first_call)?,
+        recorded: recorded(conn, id)?,
+        identities: identities(conn, id)?,
+    }))
+}
+
+fn identities(conn: &mut DbConnection, id: &ExecutionId) -> Result<Vec<Identity>, StoreError> {
+    type Row = (Option<String>, Option<String>, Option<i64>, Option<i64>, i64);
+    let (mut found, mut next, mut until_pause) = (Vec::new(), Some(id.as_str().to_owned()), i64::MAX);
+    while let Some(key) = next.take() {
+        let row: Option<Row> = origins::table
+            .inner_join(executions::table)
+            .filter(origins::execution_id.eq(&key))
+            .select((
+                origins::secret,
+                origins::forked_from,
+                origins::forked_at,
+                executions::started_at,
+                executions::created_at,
+            ))
+            .first(conn)
+            .optional()?;
+        // One that was forked from may be gone.
+        let Some((secret, from, at, started, created)) = row else { break };
+        let id = key.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
+        let began = Timestamp(started.unwrap_or(created));
+        found.push(Identity { until_pause, id, secret: secret.unwrap_or_default(), began });
+        if let (Some(from), Some(at)) = (from, at) {
+            until_pause = until_pause.min(at);
+            next = Some(from);
+        }
+    }
+    found.reverse();
+    Ok(found)
 }

@@ -114,6 +114,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    versions (execution_id, number) {
+        execution_id -> Text,
+        number -> BigInt,
+        workflow -> Text,
+        source_hash -> Text,
+        base_snapshot -> Nullable<Binary>,
+        base_format -> Nullable<Text>,
+        until_pause -> BigInt,
+        until_at -> BigInt,
+    }
+}
+
+diesel::table! {
     attempts (execution_id, call_id, number) {
         execution_id -> Text,
         call_id -> BigInt,
@@ -162,7 +175,8 @@ diesel::table! {
 }
 
 diesel::joinable!(calls -> executions (execution_id));
+diesel::joinable!(origins -> executions (execution_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
-    sources, executions, origins, calls, attempts, logs, workers, callbacks, signals, workflows, snapshots
+    sources, executions, origins, calls, attempts, logs, workers, callbacks, signals, workflows, snapshots, versions
 );

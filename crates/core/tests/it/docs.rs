@@ -40,3 +40,33 @@ async fn the_workflows_in_the_docs_give_what_they_say() {
     }
     assert!(seen >= 13, "{seen} workflows");
 }
+
+const MENDING: &str = include_str!("../../../../docs/mending.md");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workflow_in_the_docs_fails_and_is_mended_as_they_say() {
+    use durable_core::{interpreter::Program, orchestrator::mend};
+    let (url, _folder) = sqlite();
+    let rig = Rig::new(&url, "w");
+    let mut blocks = MENDING.split("```python\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let (buggy, mended) = (blocks.next().unwrap(), blocks.next().unwrap());
+    let answer = |_: &str, args: &[Value]| Ok(args[0].clone());
+    let id = rig.start(buggy).await;
+    let failed = rig.run(&id, answer).await.error.unwrap();
+    assert!(buggy.contains(&format!("# fails: {}", failed.kind)), "{failed}");
+    let program = std::sync::Arc::new(Program::compile("workflow.py", mended).unwrap());
+    let new = mend::NewCode { program, launch: None };
+    let would = mend::mend(&rig.engine, &id, new.clone(), true).await.unwrap();
+    let place = &would.waits[0];
+    let said = format!("at line {}: {} {} (call {})", place.line.unwrap(), place.kind, place.function, place.call);
+    assert!(MENDING.contains(&said), "{said}");
+    let parts = Program::compile("workflow.py", &mended.replace("30 * 86400", "20 * 86400")).unwrap();
+    let parts = mend::NewCode { program: std::sync::Arc::new(parts), launch: None };
+    let refused = mend::mend(&rig.engine, &id, parts, false).await.unwrap_err().to_string();
+    let refused = refused.replace(id.as_str(), "ID");
+    assert!(MENDING.replace("record\n(line", "record (line").contains(&refused), "{refused}");
+    mend::mend(&rig.engine, &id, new, false).await.unwrap();
+    let ended = rig.run(&id, answer).await;
+    let told = mended.lines().find_map(|line| line.strip_prefix("# mends the one before, and gives: ")).unwrap();
+    assert_eq!(ended.output, Some(Json(told.into())), "{:?}", ended.error);
+}

@@ -436,6 +436,7 @@ async def main():
             at: Some(at),
             set: set.to_vec(),
             runner: None,
+            with: None,
         };
         let set = [(calls[1].id, Json("\"TWO\"".into()))];
         let new = revive::fork(&rig.engine, forking(2, &set)).await.unwrap();
@@ -865,7 +866,9 @@ async fn a_record_that_the_workflow_does_not_follow_stops_it_and_changes_nothing
         let key = id.clone();
         let log = rig.engine.db.read(move |conn| durable_core::store::logs::list(conn, &key)).await.unwrap();
         assert!(
-            log[0].text.contains("call 1 is function tasks.f [9] {} on record, and function tasks.f [1] {} now"),
+            log[0].text.contains(
+                "call 1 is function tasks.f [9] {} on record (line 4), and function tasks.f [1] {} now (line 4)"
+            ),
             "{log:?}"
         );
         sql(format!("UPDATE calls SET args = '[1]' WHERE execution_id = '{id}' AND resume_group = 1")).await;

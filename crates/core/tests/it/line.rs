@@ -24,6 +24,7 @@ impl Observer for Words {
             Event::Settled { .. } => "settle",
             Event::Retrying { .. } => "retry",
             Event::Again { .. } => "again",
+            Event::Mended(_) => "mend",
             Event::Finished { .. } => "finish",
         });
     }

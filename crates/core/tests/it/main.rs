@@ -7,6 +7,7 @@ mod durable;
 mod interpreter;
 mod life;
 mod line;
+mod mend;
 mod orchestration;
 mod properties;
 mod scans;

@@ -2,9 +2,10 @@
 
 use axum::{
     Json,
+    body::Bytes,
     extract::{
         FromRequest, Request,
-        rejection::{JsonRejection, PathRejection, QueryRejection},
+        rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
     },
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -51,6 +52,14 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
+    fn too_large() -> Self {
+        let message = format!(
+            "the request is larger than {} MiB: keep large data in files or an object store, and send its name",
+            super::MAX_BODY >> 20
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
     pub(crate) fn unauthorized() -> Self {
         let message = "a token is needed: Authorization: Bearer TOKEN (durable-start: --token or DURABLE_API_TOKEN)";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
@@ -89,6 +98,8 @@ impl From<OrchestrationError> for ApiError {
             | OrchestrationError::Ended { .. }
             | OrchestrationError::NotFailed { .. }
             | OrchestrationError::NoState { .. }
+            | OrchestrationError::Parted { .. }
+            | OrchestrationError::Busy(_)
             | OrchestrationError::Exists { .. } => Self::conflict(error),
             OrchestrationError::Input(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_inputs", error),
             OrchestrationError::Advance { .. } | OrchestrationError::Compile { .. } => Self::internal(error),
@@ -116,14 +127,36 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// What a request asks for beside its address; a request without a body asks for nothing.
+pub(crate) struct Wish<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Wish<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state).await.map_err(ApiError::from)?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        let wish: Option<T> = Json::from_bytes(&bytes)?.0;
+        Ok(Self(wish.unwrap_or_default()))
+    }
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Self::too_large()
+        } else {
+            Self::bad(rejection.body_text())
+        }
+    }
+}
+
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            let message = format!(
-                "the request is larger than {} MiB: keep large data in files or an object store, and send its name",
-                super::MAX_BODY >> 20
-            );
-            return Self::new(rejection.status(), "too_large", message);
+            return Self::too_large();
         }
         Self::new(rejection.status(), "bad_request", rejection.body_text())
     }

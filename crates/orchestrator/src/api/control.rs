@@ -13,7 +13,7 @@ use durable_core::{
         cancel::{Cancelled, cancel as cancel_execution},
         claim::Claimed,
         drive::drive,
-        hold, revive,
+        hold, mend, revive,
         signal::{Sent, Signalling, signal as send_signal},
         start,
     },
@@ -24,8 +24,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Api,
-    answer::{ApiError, Body},
-    executions,
+    answer::{ApiError, Body, Wish},
+    executions::{self, Workflow},
 };
 
 /// Whoever has won a claim advances; the client does not wait for it.
@@ -83,10 +83,40 @@ pub(crate) async fn resume(State(api): State<Api>, Path(execution): Path<String>
     Ok(Json(json!(hold::release(&api.engine, &id(&execution)?).await?)))
 }
 
-/// `POST /executions/{id}/retry`: a failed or cancelled one goes on; what failed is run again.
-pub(crate) async fn retry(State(api): State<Api>, Path(execution): Path<String>) -> Result<Json<Value>, ApiError> {
-    let again = revive::retry(&api.engine, &id(&execution)?).await?;
-    Ok(Json(json!({"status": "retrying", "calls": again})))
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetryRequest {
+    /// Other code: a text with its file name, or the name of a deployed workflow.
+    workflow: Option<Workflow>,
+    /// Nothing is changed; the answer says what would be.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST /executions/{id}/retry`: a failed or cancelled one goes on; what failed is run again. With other code, one that has
+/// not ended goes on with that.
+pub(crate) async fn retry(
+    State(api): State<Api>,
+    Path(execution): Path<String>,
+    Wish(request): Wish<RetryRequest>,
+) -> Result<Json<Value>, ApiError> {
+    let id = id(&execution)?;
+    match request.workflow {
+        Some(workflow) => {
+            let code = new_code(&api, workflow).await?;
+            Ok(Json(json!(mend::mend(&api.engine, &id, code, request.dry_run).await?)))
+        }
+        None if request.dry_run => Err(ApiError::bad("dry_run: without a workflow there is nothing to be tried out")),
+        None => {
+            let again = revive::retry(&api.engine, &id).await?;
+            Ok(Json(json!({"status": "retrying", "calls": again})))
+        }
+    }
+}
+
+async fn new_code(api: &Api, workflow: Workflow) -> Result<mend::NewCode, ApiError> {
+    let (name, source) = executions::find_workflow(api, workflow).await?;
+    Ok(mend::NewCode { program: executions::compile(name, source).await?, launch: None })
 }
 
 #[derive(Deserialize, Default)]
@@ -96,13 +126,17 @@ pub(crate) struct ForkRequest {
     at: Option<i64>,
     #[serde(default)]
     set: Map<String, Value>,
+    /// Other code that the fork begins with.
+    workflow: Option<Workflow>,
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// `POST /executions/{id}/fork`: another execution begins from one of its states.
 pub(crate) async fn fork(
     State(api): State<Api>,
     Path(execution): Path<String>,
-    Body(request): Body<ForkRequest>,
+    Wish(request): Wish<ForkRequest>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let set = request.set.iter().map(|(call, value)| {
         let call = call.parse().map_err(|_| ApiError::bad(format!("set: {call:?} is no call's number")))?;
@@ -114,7 +148,14 @@ pub(crate) async fn fork(
         at: request.at,
         set: set.collect::<Result<_, ApiError>>()?,
         runner: None,
+        with: match request.workflow {
+            Some(workflow) => Some(new_code(&api, workflow).await?),
+            None => None,
+        },
     };
+    if request.dry_run {
+        return Ok((StatusCode::OK, Json(json!(mend::rehearse_fork(&api.engine, &forking).await?))));
+    }
     let new = revive::fork(&api.engine, forking).await?;
     Ok((StatusCode::CREATED, Json(json!(start::find(&api.engine, &new).await?))))
 }

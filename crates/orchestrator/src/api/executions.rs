@@ -1,17 +1,16 @@
-//! Executions: start one, show it, wait for its end, show its calls; complete a call from outside.
+//! Executions: start one; complete a call from outside.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
 use durable_core::{
     id::ExecutionId,
     interpreter::{Program, value::from_json},
-    model::{Attempt, Call, CallKind, CallStatus, Execution, Failure, Json as JsonText, Outcome, Worker},
-    offers::Offers,
+    model::{Failure, Json as JsonText, Outcome},
     orchestrator::{
         claim::claim,
         drive::drive,
@@ -19,24 +18,17 @@ use durable_core::{
         start,
     },
     retry::RetryPolicy,
-    store::{callbacks, calls, executions, workers, workflows},
+    store::{callbacks, executions, workflows},
     time::parse_duration,
 };
-use durable_queue::{Bell, check_queue};
+use durable_queue::check_queue;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::{sync::broadcast::error::RecvError, time::Instant};
 
 use super::{
     Api,
     answer::{ApiError, Body},
 };
-
-/// The longest that a request waits for an execution's end.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-/// How often the end is looked for in the database, should its bell be lost.
-const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +58,7 @@ enum OnConflict {
 /// A text with its file name, or the name of a deployed workflow.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Workflow {
+pub(super) struct Workflow {
     name: String,
     source: Option<String>,
 }
@@ -83,7 +75,10 @@ pub(super) async fn compile(name: String, source: String) -> Result<Arc<Program>
 }
 
 /// A workflow's file name and text.
-async fn find_workflow(api: &Api, Workflow { name, source }: Workflow) -> Result<(String, String), ApiError> {
+pub(super) async fn find_workflow(
+    api: &Api,
+    Workflow { name, source }: Workflow,
+) -> Result<(String, String), ApiError> {
     if let Some(source) = source {
         return Ok((name, source));
     }
@@ -141,117 +136,6 @@ pub(crate) async fn start(
     }
     let status = if started.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(json!(started.execution))))
-}
-
-#[derive(Deserialize)]
-pub(crate) struct ShowQuery {
-    wait: Option<String>,
-}
-
-/// `GET /executions/{id}`: the execution, and what it waits for in vain. With `?wait=30s` the answer comes at its
-/// end, or after that time.
-pub(crate) async fn show(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    query: Result<Query<ShowQuery>, QueryRejection>,
-) -> Result<Json<Value>, ApiError> {
-    let id: ExecutionId = id.parse().map_err(ApiError::bad)?;
-    let wait = match query?.0.wait {
-        None => Duration::ZERO,
-        Some(text) => parse_duration(&text)
-            .ok_or_else(|| ApiError::bad(format!("wait={text}: a time such as 30s is wanted")))?
-            .min(LONGEST_WAIT),
-    };
-    let execution = until_ended(&api, &id, wait).await?;
-    let mut shown = json!(execution);
-    if !execution.status.is_final() {
-        let key = id.clone();
-        let pending = api.engine.db.read(move |conn| calls::list_with_status(conn, &key, CallStatus::Pending)).await?;
-        let mut reasons = waiting(&api, &pending).await?;
-        reasons.sort();
-        reasons.dedup();
-        shown["waiting"] = json!(reasons.into_iter().flatten().collect::<Vec<_>>());
-    }
-    Ok(Json(shown))
-}
-
-async fn until_ended(api: &Api, id: &ExecutionId, wait: Duration) -> Result<Execution, ApiError> {
-    // Before the first look, so that no end is missed between the two.
-    let mut bells = api.engine.queue.bells();
-    let deadline = Instant::now() + wait;
-    loop {
-        let execution = start::find(&api.engine, id).await?;
-        if execution.status.is_final() || Instant::now() >= deadline || api.stop.is_cancelled() {
-            return Ok(execution);
-        }
-        let rung = async {
-            loop {
-                match bells.recv().await {
-                    Ok(Bell::Ended(ended)) if ended == id.as_str() => return,
-                    Ok(_) => {}
-                    Err(RecvError::Lagged(_)) => return,
-                    Err(RecvError::Closed) => std::future::pending().await,
-                }
-            }
-        };
-        tokio::select! {
-            () = rung => {}
-            () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK)) => {}
-            () = api.stop.cancelled() => {}
-        }
-    }
-}
-
-/// For each call, what it waits for in vain, if it does.
-async fn waiting(api: &Api, calls: &[Call]) -> Result<Vec<Option<String>>, ApiError> {
-    let engine = &api.engine;
-    if !calls.iter().any(|call| call.status == CallStatus::Pending && call.kind == CallKind::Function) {
-        return Ok(vec![None; calls.len()]);
-    }
-    let now = engine.now();
-    let workers: Vec<Worker> = engine.db.read(move |conn| workers::live(conn, now)).await?;
-    let offered = |queue: &str| {
-        let serving = workers.iter().filter(|worker| worker.queues.iter().any(|served| served == queue));
-        Offers::only(serving.flat_map(|worker| worker.functions.iter().cloned()))
-    };
-    let mut by_queue: Vec<(&str, Offers)> = Vec::new();
-    let mut reasons = Vec::new();
-    for call in calls {
-        // What stock RQ workers offer is not known.
-        let known = call.kind == CallKind::Function && !engine.queue.foreign().contains(&call.queue);
-        if call.status != CallStatus::Pending || !known {
-            reasons.push(None);
-            continue;
-        }
-        if !by_queue.iter().any(|(queue, _)| *queue == call.queue) {
-            by_queue.push((&call.queue, offered(&call.queue)));
-        }
-        let offers = by_queue.iter().find(|(queue, _)| *queue == call.queue).map(|(_, offers)| offers);
-        let reason = offers.filter(|offers| !offers.offers(&call.function)).map(|offers| {
-            let near = offers.near(&call.function);
-            let hint = if near.is_empty() { String::new() } else { format!(" (there is {})", near.join(", ")) };
-            format!("no worker offers {} on the queue {}{hint}", call.function, call.queue)
-        });
-        reasons.push(reason);
-    }
-    Ok(reasons)
-}
-
-/// `GET /executions/{id}/calls`: its calls in order, with their failed attempts and what they wait for in vain.
-pub(crate) async fn calls(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    let id: ExecutionId = id.parse().map_err(ApiError::bad)?;
-    start::find(&api.engine, &id).await?;
-    let (calls, attempts): (Vec<Call>, Vec<Attempt>) =
-        api.engine.db.read(move |conn| Ok((calls::list(conn, &id)?, calls::attempts(conn, &id)?))).await?;
-    let reasons = waiting(&api, &calls).await?;
-    let shown = calls.iter().zip(reasons).map(|(call, waiting)| {
-        let mut shown = json!(call);
-        let failed: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.call_id == call.id).collect();
-        shown["failed_attempts"] = json!(failed);
-        shown["waiting"] = json!(waiting);
-        shown
-    });
-    Ok(Json(Value::Array(shown.collect())))
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,7 @@ mod answer;
 mod control;
 mod executions;
 mod health;
+mod views;
 
 use std::sync::Arc;
 
@@ -44,9 +45,11 @@ pub(crate) async fn serve(
     let bells = Arc::new(engine.queue.bells());
     let api = Api { engine, token: token.map(Arc::from), _bells: bells, stop: stop.clone() };
     let guarded = Router::new()
-        .route("/executions", post(executions::start))
-        .route("/executions/{id}", get(executions::show))
-        .route("/executions/{id}/calls", get(executions::calls))
+        .route("/executions", get(views::list).post(executions::start))
+        .route("/executions/{id}", get(views::show))
+        .route("/executions/{id}/calls", get(views::calls))
+        .route("/executions/{id}/logs", get(views::logs))
+        .route("/executions/{id}/code", get(views::code))
         .route("/executions/{id}/cancel", post(control::cancel))
         .route("/executions/{id}/pause", post(control::pause))
         .route("/executions/{id}/resume", post(control::resume))

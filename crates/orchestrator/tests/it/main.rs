@@ -1,5 +1,8 @@
 //! The program and its HTTP API, from the outside.
 
+mod mend;
+mod views;
+
 use std::{
     process::Command,
     sync::OnceLock,

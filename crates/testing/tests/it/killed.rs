@@ -10,7 +10,7 @@ use std::{
 use durable_core::{
     id::ExecutionId,
     model::{CallKind, CallStatus, ExecutionStatus, Json},
-    store::{DatabaseUrl, Db, calls, executions},
+    store::{DatabaseUrl, Db, calls, executions, versions},
 };
 use durable_testing::{Postgres, sqlite};
 
@@ -168,4 +168,59 @@ fn a_whole_life_survives_a_kill_at_any_gap_on_sqlite() {
 fn a_whole_life_survives_a_kill_at_any_gap_on_postgres() {
     let folder = tempfile::tempdir().unwrap();
     life_killed_everywhere("postgres", &Postgres::shared().database(), folder.path());
+}
+
+/// A workflow fails by a mistake of its own and is mended: killed after every occurrence of every step, that of the mending too.
+fn mended_killed_everywhere(kind: &str, url: &DatabaseUrl, folder: &Path) {
+    let db = Db::open(url).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut kills = HashMap::new();
+    for step in GAPS.iter().map(|(step, _)| *step).chain(["mend"]) {
+        for count in 1.. {
+            let id = format!("mend-{step}-{count}");
+            let effects = folder.join(format!("{kind}-{id}"));
+            let died = gap(url, &effects, &id, Some((step, count)));
+            if died.signal() != Some(9) {
+                assert!(died.success(), "{kind} {id}: it ended with {died}");
+                break;
+            }
+            *kills.entry(step).or_insert(0) += 1;
+            let finished = gap(url, &effects, &id, None);
+            assert!(finished.success(), "{kind} {id}: the next process ended with {finished}");
+            runtime.block_on(check_mended(kind, &db, &id, &effects));
+        }
+    }
+    assert!(kills["mend"] == 1 && kills["finish"] == 2 && kills.values().sum::<i32>() >= 25, "{kind}: {kills:?}");
+}
+
+async fn check_mended(kind: &str, db: &Db, id: &str, effects: &Path) {
+    let key: ExecutionId = id.parse().unwrap();
+    let read = move |conn: &mut _| {
+        let execution = executions::get(conn, &key)?.unwrap();
+        Ok((calls::list(conn, &key)?, versions::list(conn, &execution)?.len(), execution))
+    };
+    let (calls, versions, execution) = db.read(read).await.unwrap();
+    let output = r#"["alone",["a","b"],"late"]"#;
+    assert_eq!(execution.output, Some(Json(output.into())), "{kind} {id}: {:?}", execution.error);
+    assert_eq!((calls.len(), versions), (5, 2), "{kind} {id}");
+    let mut ran: HashMap<String, usize> = HashMap::new();
+    for line in std::fs::read_to_string(effects).unwrap().lines() {
+        *ran.entry(line.to_owned()).or_default() += 1;
+    }
+    let functions: Vec<String> =
+        calls.iter().filter(|call| call.kind == CallKind::Function).map(|call| format!("{id}/{}", call.id)).collect();
+    assert!(ran.len() == 4 && functions.iter().all(|key| ran.contains_key(key)), "{kind} {id}: {ran:?}");
+    assert!(ran.values().all(|times| *times <= 2) && ran.values().sum::<usize>() <= 6, "{kind} {id}: {ran:?}");
+}
+
+#[test]
+fn a_mending_survives_a_kill_at_any_gap_on_sqlite() {
+    let (url, folder) = sqlite();
+    mended_killed_everywhere("sqlite", &url, folder.path());
+}
+
+#[test]
+fn a_mending_survives_a_kill_at_any_gap_on_postgres() {
+    let folder = tempfile::tempdir().unwrap();
+    mended_killed_everywhere("postgres", &Postgres::shared().database(), folder.path());
 }
