@@ -63,12 +63,12 @@ pub(crate) async fn run(registry: &Registry, offers: &Offers, work: Work, told: 
         Err(_) => Err(timed_out(name, timeout)),
     };
     match ended {
-        Ok(Returned::Now(result)) => Ended::Settled(Outcome::Completed(result), Retry::No),
+        Ok(Returned::Now(result)) => Ended::Settled(Outcome::of(name, result).bounded(), Retry::No),
         Ok(Returned::Later) => Ended::Later(timeout),
         Err(error) if error.retryable => {
-            Ended::Settled(Outcome::Failed(error.failure), Retry::By(options.retry.clone()))
+            Ended::Settled(Outcome::Failed(error.failure.bounded()), Retry::By(options.retry.clone()))
         }
-        Err(error) => Ended::Settled(Outcome::Failed(error.failure), Retry::No),
+        Err(error) => Ended::Settled(Outcome::Failed(error.failure.bounded()), Retry::No),
     }
 }
 

@@ -6,10 +6,13 @@
 mod advice;
 mod calendar;
 mod exception;
+mod folds;
+mod incoming;
 mod lint;
 mod own;
 mod prelude;
 mod program;
+mod refusal;
 mod snapshot;
 mod turn;
 pub mod value;

@@ -67,6 +67,8 @@ pub(super) struct State {
     pub promises: BTreeSet<u32>,
     /// What the interpreter's numbers of calls are counted from.
     pub first_call: u32,
+    /// Instants of a repeated hour that came in: see [`super::folds`].
+    pub folds: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,6 +81,8 @@ struct Header {
     promises: BTreeSet<u32>,
     #[serde(default)]
     first_call: u32,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    folds: BTreeSet<String>,
 }
 
 /// What this program writes.
@@ -147,7 +151,7 @@ fn decompress(packed: &[u8], dictionary: &[u8]) -> Option<Vec<u8>> {
 fn encode(state: &State) -> Vec<u8> {
     let wakes = state.wakes.iter().map(|(id, wake)| (*id, wake.to_column())).collect();
     let (modules, promises) = (state.modules.clone(), state.promises.clone());
-    let header = Header { wakes, modules, promises, first_call: state.first_call };
+    let header = Header { wakes, modules, promises, first_call: state.first_call, folds: state.folds.clone() };
     let header = serde_json::to_vec(&header).unwrap_or_default();
     // The dump comes first: it holds the program, which is the part worth having in a dictionary.
     let mut payload = Vec::with_capacity(state.dump.len() + header.len() + 8);
@@ -163,8 +167,8 @@ fn decode(payload: &[u8]) -> Option<State> {
     let (dump, header) = rest.split_at_checked(length)?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let wakes = header.wakes.iter().map(|(id, wake)| (*id, Wake::from_column(*wake))).collect();
-    let Header { modules, promises, first_call, .. } = header;
-    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call })
+    let Header { modules, promises, first_call, folds, .. } = header;
+    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call, folds })
 }
 
 #[cfg(test)]
@@ -179,6 +183,7 @@ mod tests {
             modules: Vec::new(),
             promises: BTreeSet::from([7]),
             first_call: 2,
+            folds: BTreeSet::from(["2026-10-25T02:30:00".to_owned()]),
         }
     }
 

@@ -6,22 +6,14 @@ ends at once, with everything that it started.
 """
 
 import asyncio
-import base64
-import collections
 import contextvars
-import dataclasses
-import datetime
-import decimal
-import enum
 import importlib
 import importlib.util
 import inspect
 import io
 import json
 import keyword
-import math
 import os
-import pathlib
 import queue
 import signal
 import struct
@@ -29,10 +21,7 @@ import sys
 import threading
 import traceback
 import types
-import uuid
 
-MAX_BYTES = 256 << 20
-MAX_DEPTH = 90
 if hasattr(sys, "set_int_max_str_digits"):
     sys.set_int_max_str_digits(0)
 
@@ -67,241 +56,15 @@ def receive():
     return json.loads(payload) if len(payload) == length else None
 
 
-# --- values: the table is in the documentation of durable_core::interpreter::value ---------------
-
-
-class Refused(TypeError):
-    pass
-
-
-def encode(value, depth=0):
-    if depth > MAX_DEPTH:
-        raise Refused("the value is nested too deeply, or contains itself")
-    kind = type(value)
-    if value is None or kind in (bool, int):
-        return value
-    if kind is str:
-        return checked(value)
-    if kind is float:
-        return value if math.isfinite(value) else {"$py": "float", "value": str(value)}
-    if kind is list:
-        return [encode(item, depth + 1) for item in value]
-    if kind is dict:
-        return encode_dict(value, depth)
-    if kind in (tuple, set, frozenset):
-        return {"$py": kind.__name__, "items": [encode(item, depth + 2) for item in value]}
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return {"$py": "bytes", "base64": base64.b64encode(value).decode()}
-    encoder = next((encoder for base, encoder in ENCODERS if isinstance(value, base)), encode_object)
-    return encoder(value, depth)
-
-
-def checked(text):
-    """A lone surrogate, as in a file name that is not UTF-8, has no place in JSON."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        where = f"character {error.start} of the text is a lone surrogate (\\u{ord(text[error.start]):04x})"
-        raise Refused(f"{where}: send bytes, for example os.fsencode(name)") from None
-    return text
-
-
-def encode_dict(value, depth):
-    if all(type(key) is str and key != "$py" for key in value):
-        return {checked(key): encode(item, depth + 1) for key, item in value.items()}
-    items = [[encode(key, depth + 3), encode(item, depth + 3)] for key, item in value.items()]
-    return {"$py": "dict", "items": items}
-
-
-def with_zone(tagged, value):
-    zone = value.tzinfo
-    if zone is not None and zone is not datetime.timezone.utc:
-        name = value.tzname()
-        if name and not name.startswith("UTC"):
-            tagged["zone"] = name
-    if getattr(value, "fold", 0):
-        tagged["fold"] = 1
-    return tagged
-
-
-def encode_timezone(value, depth):
-    tagged = {"$py": "timezone", "seconds": int(value.utcoffset(None).total_seconds())}
-    name = value.tzname(None)
-    return tagged if name.startswith("UTC") else {**tagged, "zone": name}
-
-
-def encode_tuple(value, depth):
-    if not hasattr(value, "_fields"):
-        return encode(tuple(value), depth)
-    fields = {name: encode(getattr(value, name), depth + 2) for name in value._fields}
-    return {"$py": "namedtuple", "type": type(value).__name__, "fields": fields}
-
-
-UNSENDABLE = (io.IOBase, types.ModuleType, types.GeneratorType, types.CoroutineType)
-
-
-def encode_object(value, depth):
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        fields = {name: getattr(value, name) for name in names}
-    elif isinstance(value, UNSENDABLE) or callable(value) or not hasattr(value, "__dict__"):
-        raise Refused(f"a {type(value).__name__} cannot be sent: return plain data")
-    else:
-        fields = vars(value)
-    try:
-        return {"$py": "object", "type": type(value).__name__, "fields": encode_dict(fields, depth + 1)}
-    except Refused as error:
-        raise Refused(f"in a {type(value).__name__}: {error}") from None
-
-
-ENCODERS = [
-    (enum.Enum, lambda value, depth: encode(value.value, depth)),
-    (bool, lambda value, depth: bool(value)),
-    (int, lambda value, depth: int(value)),
-    (float, lambda value, depth: encode(float(value), depth)),
-    (str, lambda value, depth: checked(str.__str__(value))),
-    (complex, lambda value, depth: {"$py": "complex", "real": encode(value.real), "imag": encode(value.imag)}),
-    (decimal.Decimal, lambda value, depth: {"$py": "decimal", "value": str(value)}),
-    (uuid.UUID, lambda value, depth: {"$py": "object", "type": "UUID", "fields": {"hex": value.hex, "int": value.int}}),
-    (pathlib.PurePath, lambda value, depth: {"$py": "path", "value": str(value)}),
-    (datetime.datetime, lambda value, depth: with_zone({"$py": "datetime", "value": value.isoformat()}, value)),
-    (datetime.date, lambda value, depth: {"$py": "date", "value": value.isoformat()}),
-    (datetime.time, lambda value, depth: with_zone({"$py": "time", "value": value.isoformat()}, value)),
-    (
-        datetime.timedelta,
-        lambda value, depth: {
-            "$py": "timedelta",
-            "days": value.days,
-            "seconds": value.seconds,
-            "microseconds": value.microseconds,
-        },
-    ),
-    (datetime.timezone, encode_timezone),
-    (tuple, encode_tuple),
-    (list, lambda value, depth: encode(list(value), depth)),
-    (dict, lambda value, depth: encode_dict(dict(value), depth)),
-    (set, lambda value, depth: encode(set(value), depth)),
-    (frozenset, lambda value, depth: encode(frozenset(value), depth)),
-    (
-        BaseException,
-        lambda value, depth: {"$py": "exception", "type": builtin_name(type(value)), "message": str(value)},
-    ),
-    (type(...), lambda value, depth: {"$py": "ellipsis"}),
-]
-
-
-class Received:
-    """An object that arrived by value: its attributes, under its class's name."""
-
-    def __repr__(self):
-        inside = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({inside})"
-
-    def __eq__(self, other):
-        return type(self).__name__ == type(other).__name__ and vars(self) == vars(other)
-
-    __hash__ = None
-
-
-def decode_object(tagged):
-    fields = decode(tagged["fields"])
-    if tagged["type"] == "UUID" and isinstance(fields.get("hex"), str):  # what a workflow's uuid.uuid4() gives
-        return uuid.UUID(fields["hex"])
-    value = type(tagged["type"], (Received,), {})()
-    vars(value).update(fields)
-    return value
-
-
-def decode_zone(tagged, value):
-    value = value.replace(fold=tagged.get("fold", 0))
-    if value.tzinfo is not None and "zone" in tagged:
-        return value.replace(tzinfo=datetime.timezone(value.utcoffset(), tagged["zone"]))
-    return value
-
-
-def decode_timezone(tagged):
-    offset = datetime.timedelta(seconds=tagged["seconds"])
-    return datetime.timezone(offset, tagged["zone"]) if "zone" in tagged else datetime.timezone(offset)
-
-
-def decode_namedtuple(tagged):
-    fields = tagged["fields"]
-    kind = collections.namedtuple(tagged["type"], list(fields), rename=True)
-    return kind(*[decode(value) for value in fields.values()])
-
-
-def decode_exception(tagged):
-    kind = getattr(__builtins__, tagged["type"], None) or vars(importlib.import_module("builtins")).get(tagged["type"])
-    kind = kind if isinstance(kind, type) and issubclass(kind, BaseException) else Exception
-    message = tagged.get("message")
-    return kind() if message is None else kind(message)
-
-
-def decode_number(tagged):
-    value = tagged["real"], tagged["imag"]
-    return complex(*[decode(part) for part in value])
-
-
-DECODERS = {
-    "tuple": lambda tagged: tuple(decode(tagged["items"])),
-    "set": lambda tagged: set(decode(tagged["items"])),
-    "frozenset": lambda tagged: frozenset(decode(tagged["items"])),
-    "dict": lambda tagged: {decode(key): decode(value) for key, value in tagged["items"]},
-    "bytes": lambda tagged: base64.b64decode(tagged["base64"]),
-    "float": lambda tagged: float(tagged["value"]),
-    "complex": decode_number,
-    "decimal": lambda tagged: decimal.Decimal(tagged["value"]),
-    "path": lambda tagged: pathlib.PurePosixPath(tagged["value"]) if os.name != "posix" else pathlib.Path(tagged["value"]),
-    "date": lambda tagged: datetime.date.fromisoformat(tagged["value"]),
-    "time": lambda tagged: decode_zone(tagged, datetime.time.fromisoformat(tagged["value"])),
-    "datetime": lambda tagged: decode_zone(tagged, datetime.datetime.fromisoformat(tagged["value"])),
-    "timedelta": lambda tagged: datetime.timedelta(tagged["days"], tagged["seconds"], tagged["microseconds"]),
-    "timezone": decode_timezone,
-    "namedtuple": decode_namedtuple,
-    "object": decode_object,
-    "exception": decode_exception,
-    "ellipsis": lambda tagged: ...,
-}
-
-
-def decode(value):
-    if isinstance(value, list):
-        return [decode(item) for item in value]
-    if isinstance(value, dict):
-        tag = value.get("$py")
-        if tag is None:
-            return {key: decode(item) for key, item in value.items()}
-        if tag not in DECODERS:
-            raise TypeError(f'{{"$py": {tag!r}}} is no kind of value')
-        return DECODERS[tag](value)
-    return value
-
-
 # --- exceptions ---------------------------------------------------------------------------------
-
-
-def builtin_name(kind):
-    return kind.__name__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def plain(text):
-    """A text that JSON can carry."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def message_of(error):
-    try:
-        return str(error.args[0]) if isinstance(error, KeyError) and len(error.args) == 1 else str(error)
-    except Exception as broken:
-        return f"<its text cannot be had: {type(broken).__name__}>"
 
 
 def describe(error):
     return {
         "type": builtin_name(type(error)),
-        "message": plain(message_of(error)),
-        "bases": [base.__name__ for base in type(error).__mro__[1:] if base.__module__ == "builtins"],
-        "traceback": user_traceback(error),
+        "message": clipped(message_of(error), MAX_MESSAGE),
+        "bases": builtin_bases(type(error)),
+        "traceback": clipped(user_traceback(error), MAX_TRACEBACK),
     }
 
 
@@ -484,11 +247,7 @@ def finish(call, outcome):
     try:
         payload = json.dumps({"op": "done", "id": call["id"], "result": encode(outcome)}, allow_nan=False).encode()
         if len(payload) > MAX_BYTES:
-            size = len(payload) >> 20
-            raise Refused(
-                f"it is larger than {MAX_BYTES >> 20} MiB ({size} MiB): store it in a file or an object store and "
-                "return its name"
-            )
+            raise too_large(len(payload))
         send(payload)
     except (Refused, RecursionError, ValueError) as error:
         message = f"the result of {call['function']}: {error or 'it is nested too deeply'}"
@@ -503,20 +262,18 @@ def fail(call, error):
 
 def arguments(call, fn):
     """The decoded arguments. What does not fit the function's parameters fits no better next time."""
-    args, kwargs = decode(call["args"]), decode(call["kwargs"])
+    decoder = Decoder()
+    args, kwargs = decoder.decode(call["args"]), decoder.decode(call["kwargs"])
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # some functions of C have none
-        return args, kwargs
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise Misfit(f"{call['function']}() {error}") from None
-    return args, kwargs
-
-
-class Misfit(TypeError):
-    pass
+        signature = None
+    if signature is not None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise Misfit(f"{call['function']}() {error}") from None
+    return fit_call(call["function"], fn, args, kwargs, decoder.records)
 
 
 def run_sync(call, fn):

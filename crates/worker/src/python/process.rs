@@ -22,7 +22,9 @@ use tokio::{
 use super::{PythonError, PythonSettings, frame};
 use crate::function::{CallLog, FunctionError, Invocation};
 
-const HOST: &str = include_str!("host.py");
+/// The program of a process: what makes arguments of values, values of JSON, and the host itself.
+const HOST: &str =
+    concat!(include_str!("../../../../python/durable/_fit.py"), include_str!("values.py"), include_str!("host.py"));
 
 /// How long a cancelled asynchronous call may take to end before its process is killed.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
