@@ -342,6 +342,11 @@ impl Failure {
         self
     }
 
+    /// Type and message for a line among others, of at most 1 KiB.
+    pub fn in_short(&self) -> String {
+        bounded(self.to_string(), 1 << 10)
+    }
+
     /// A failure without a traceback.
     pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
         Self { kind: kind.into(), message: message.into(), traceback: None, bases: Vec::new() }

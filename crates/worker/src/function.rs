@@ -234,7 +234,7 @@ macro_rules! handler {
                 Ok(async move {
                     let result = future.await.map_err(Into::into)?;
                     serde_json::to_value(result).map_err(|error| {
-                        FunctionError::new("TypeError", format!("the result is not JSON: {error}")).not_retryable()
+                        FunctionError::new("TypeError", format!("the result cannot be sent: {error}")).not_retryable()
                     })
                 })
             }

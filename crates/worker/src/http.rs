@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use durable_core::model::{Failure, Json};
+use durable_core::{
+    interpreter::value,
+    model::{Failure, Json},
+};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::function::{CallLog, Function, FunctionError, Invocation, Returned};
@@ -78,7 +81,8 @@ impl Function for HttpFunction {
         if status.is_success() {
             let result = if text.trim().is_empty() { "null" } else { text.as_str() };
             let result: Box<RawValue> = serde_json::from_str(result).map_err(|error| {
-                FunctionError::new("TypeError", format!("{} answered no JSON: {error}", self.shown)).not_retryable()
+                let why = value::not_json(&error).of("its answer");
+                FunctionError::new("TypeError", format!("{}: {why}", self.shown)).not_retryable()
             })?;
             return Ok(Json(result.get().to_owned()).into());
         }

@@ -141,10 +141,7 @@ pub(crate) async fn complete(args: args::Complete) -> anyhow::Result<ExitCode> {
 
 /// A value that a workflow can be given.
 fn json_value(text: &str) -> anyhow::Result<Value> {
-    let payload: Value = serde_json::from_str(text).map_err(|error| {
-        let quoted = Value::from(text);
-        wrong(format!("{text} is not JSON ({error})\nhint: a text needs quotes: '{quoted}'"))
-    })?;
+    let payload = sources::json(text, "", "")?;
     value::from_json(&payload).map_err(|refusal| wrong(refusal.to_string()))?;
     Ok(payload)
 }
@@ -232,8 +229,7 @@ pub(crate) async fn fork(args: args::Fork) -> anyhow::Result<ExitCode> {
             text.split_once('=').ok_or_else(|| wrong(format!("--set {text}: write it as CALL=JSON")))?;
         call.parse::<u32>()
             .map_err(|_| wrong(format!("--set {text}: {call:?} is no call's number (durable calls {from})")))?;
-        let outcome = serde_json::from_str(outcome)
-            .map_err(|error| wrong(format!("--set {call}: {outcome} is not JSON ({error})")))?;
+        let outcome = sources::json(outcome, &format!("--set {call}: "), &format!("--set {call}="))?;
         value::from_json(&outcome).map_err(|refusal| wrong(format!("--set {call}: {refusal}")))?;
         set.insert(call.to_owned(), outcome);
     }

@@ -10,6 +10,7 @@ mod folds;
 mod incoming;
 mod lint;
 mod own;
+mod plainly;
 mod prelude;
 mod program;
 mod refusal;

@@ -9,6 +9,7 @@ use unstable::MontyNode;
 
 use super::{
     End, NewCall, NewChild,
+    plainly::plainly,
     prelude::{self, Module},
     turn::{Run, Stop, in_words},
     value::{self, Refusal},
@@ -86,7 +87,8 @@ impl Run<'_> {
             "set_status" => {
                 let [status] = bind(&call.args, ["status"])?;
                 let status = status.ok_or_else(|| type_error("a status is wanted"))?;
-                self.progress = Some(Json::from(&self.leaving(status).map_err(|refusal| named("status", &refusal))?));
+                let status = self.leaving(status).map_err(|refusal| named("status", &refusal))?;
+                self.progress = Some(Json::from(&plainly(status)));
                 Ok(Answer::Now(MontyObject::none()))
             }
             "execution_id" => Ok(Answer::Now(MontyObject::string(self.turn.execution.as_str()))),

@@ -12,4 +12,5 @@ mod properties;
 mod scans;
 mod states;
 mod store;
+mod values;
 mod wake;

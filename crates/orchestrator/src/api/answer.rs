@@ -125,7 +125,12 @@ impl From<JsonRejection> for ApiError {
             );
             return Self::new(rejection.status(), "too_large", message);
         }
-        Self::new(rejection.status(), "bad_request", rejection.body_text())
+        let text = rejection.body_text();
+        if text.contains("recursion limit exceeded") {
+            let most = durable_core::interpreter::value::MAX_DEPTH;
+            return Self::unprocessable(format!("the request is nested too deeply: at most {most} levels are taken"));
+        }
+        Self::new(rejection.status(), "bad_request", text)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod python;
 mod registry;
+mod values;
 mod worker;
 
 use durable_core::{id::CallId, model::Json, store::calls::AttemptOf};
