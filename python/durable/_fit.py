@@ -84,7 +84,7 @@ def hints_of(thing):
         return _hints.__wrapped__(thing)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=1024)
 def _hints(thing):
     bare = thing if isinstance(thing, type) else inspect.unwrap(thing)
     bare = bare.func if isinstance(bare, functools.partial) else bare
@@ -94,7 +94,7 @@ def _hints(thing):
         pass
     # One name that is imported for type checkers alone must not cost the others.
     hints = {}
-    names = vars(sys.modules.get(getattr(bare, "__module__", None), types)) | {"typing": typing}
+    names = {**vars(sys.modules.get(getattr(bare, "__module__", None), types)), "typing": typing}
     for name, hint in (getattr(bare, "__annotations__", None) or {}).items():
         try:
             hints[name] = eval(hint, dict(names)) if isinstance(hint, str) else hint
@@ -221,7 +221,7 @@ def is_a(value, hint):
     try:
         return isinstance(value, kind)
     except TypeError:  # a protocol, a typed dict
-        return isinstance(value, dict) and typing.is_typeddict(kind)
+        return isinstance(value, dict) and is_typed_dict(kind)
 
 
 def fit_items(items, kind, args, scope, where):
@@ -246,7 +246,7 @@ _MAPPINGS |= {collections.abc.MutableMapping}
 
 
 def fit_dict(value, kind, args, scope, where):
-    if typing.is_typeddict(kind):
+    if is_typed_dict(kind):
         hints = hints_of(kind)
         return {key: fit(item, hints.get(key), scope, below(where, key)) for key, item in value.items()}
     if kind in _MAPPINGS:
@@ -263,6 +263,8 @@ def below(where, key):
 
 
 def fit_record(record, kind, scope, where):
+    if is_typed_dict(kind):
+        return fit_unknown(record, scope, where)
     known = subclass_called(record.name, kind)
     if known is None and class_called(record.name, scope) is None and is_made_of_fields(kind):
         known = kind
@@ -296,6 +298,10 @@ def fit_scalar(value, kind):
 def is_model(kind):
     """Whether it is a pydantic model."""
     return hasattr(kind, "model_validate") or (hasattr(kind, "parse_obj") and hasattr(kind, "__fields__"))
+
+
+def is_typed_dict(kind):
+    return isinstance(kind, type) and issubclass(kind, dict) and hasattr(kind, "__total__")
 
 
 def is_made_of_fields(kind):

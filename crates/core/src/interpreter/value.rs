@@ -20,7 +20,7 @@
 //! | a named tuple | `{"$py": "namedtuple", "type": "Point", "fields": {"x": 1, …}}` |
 //! | a frozen dataclass or a member of a plain `Enum`, from a function | a named tuple of its fields, or of `name` and `value`: it can be hashed |
 //! | any other instance of a class or dataclass | `{"$py": "object", "type": "Video", "fields": {…}}`; an object with these attributes to a workflow, the class itself to a function |
-//! | an exception instance | `{"$py": "exception", "type": "ValueError", "message": "…"}`; types that are not builtin add `"bases"` |
+//! | an exception instance | `{"$py": "exception", "type": "ValueError", "message": "…"}`; with the builtin types that it inherits from under `"bases"` |
 //! | `...` | `{"$py": "ellipsis"}` |
 //!
 //! Everything else (functions, classes, coroutines, iterators, modules, self-references, nesting

@@ -97,7 +97,7 @@ class Encoder:
     def dict(self, value, depth, step=lambda key: f"[{shown(key)}]"):
         done, key = {}, None
         try:
-            if all(isinstance(key, str) and not isinstance(key, enum.Enum) and key != "$py" for key in value):
+            if all(isinstance(key, str) and key != "$py" for key in value):
                 for key, item in value.items():
                     done[self.text(str.__str__(key))] = self.encode(item, depth + 1, False)
                 return done
@@ -172,8 +172,7 @@ class Encoder:
         tagged = {"$py": "exception", "type": builtin_name(kind), "message": clipped(message_of(value), MAX_MESSAGE)}
         if not value.args:
             tagged["message"] = None
-        if kind.__module__ != "builtins":
-            tagged["bases"] = builtin_bases(kind)
+        tagged["bases"] = builtin_bases(kind)
         return tagged
 
     def time(self, value, depth, hashed):
@@ -349,13 +348,23 @@ def decode_timezone(self, tagged):
     return datetime.timezone(offset, tagged["zone"]) if "zone" in tagged else datetime.timezone(offset)
 
 
+def is_below(kind, base):
+    both = isinstance(kind, type) and isinstance(base, type)
+    return both and kind is not base and issubclass(kind, base) and issubclass(base, BaseException)
+
+
 ERRNO = re.compile(r"\[Errno (-?\d+)\] (.*?)(?:: ('.*'|\".*\"))?", re.DOTALL)
 
 
 def decode_exception(self, tagged):
-    """Of the type by whose name it goes, or of its nearest base here; an OSError with the number that its text tells."""
+    """Of the type by whose name it goes, or of its nearest base here; an OSError with the number that its text tells. Where
+    the interpreter lacks the type, its text begins with the type's name."""
     message = tagged.get("message")
-    for name in [tagged["type"], *tagged.get("bases", ()), "Exception"]:
+    names = [tagged["type"], *tagged.get("bases", ()), "Exception"]
+    own, _, rest = (message or "").partition(": ")
+    if is_below(getattr(builtins, own, None), getattr(builtins, names[0], None)):
+        names, message = [own, *names], rest
+    for name in names:
         kind = getattr(builtins, name, None)
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             continue

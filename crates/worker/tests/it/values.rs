@@ -93,7 +93,7 @@ async fn an_annotation_decides_what_is_made_of_a_value() {
     };
     is("await tasks.takes_row(await tasks.give('row'))", json!(2)).await;
     is("await tasks.takes_row({'n': 5})", json!(10)).await;
-    is("await tasks.takes_order(await tasks.give('order'))", json!([4, 2, 3, "RED", 8])).await;
+    is("await tasks.takes_order(await tasks.give('order'))", json!([2, 2, 3, "RED", 8])).await;
     is(
         "await tasks.takes_rows([{'n': 1}], await tasks.give('row'), by={'a': {'n': 3}}, z={'n': 4})",
         json!([2, 2, 6, 8]),
@@ -153,7 +153,7 @@ async fn exceptions_keep_their_text_and_number_and_have_a_bound() {
     let told = here.eval("await tasks.told(await tasks.errors())").await.unwrap();
     assert_eq!(told[1], json!(["FileNotFoundError", 2, "[Errno 2] No such file or directory"]));
     assert_eq!((&told[2], &told[3]), (&json!(["KeyError", null, "'k'"]), &json!(["ValueError", null, ""])));
-    assert_eq!(told[0][0], "OSError");
+    assert_eq!(told[0], json!(["ConnectionResetError", 104, "[Errno 104] reset"]));
     for call in ["tasks.shouts(50)", "rust.huge()"] {
         let failed = here.eval(&format!("await {call}")).await.unwrap_err();
         assert!(failed.len() < 17 << 10 && failed.contains("bytes were cut here"), "{}", failed.len());
