@@ -211,7 +211,7 @@ def fit_union(value, hints, scope, where):
             continue
         if same or is_a(made, hint):
             return made
-    if failure is not None and dict not in kinds:
+    if failure is not None:
         raise failure
     return fit_unknown(value, scope, where)
 
