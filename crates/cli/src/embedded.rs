@@ -72,6 +72,13 @@ pub(crate) async fn python(launch: &Launch, functions: &Functions) -> anyhow::Re
     Ok((registry, Some(host)))
 }
 
+/// Lets the Python processes end as programs do.
+pub(crate) async fn end(host: Option<PythonHost>) {
+    if let Some(host) = host {
+        host.end().await;
+    }
+}
+
 impl Embedded {
     /// Puts the parts together for one execution.
     pub(crate) fn new(db: Db, registry: Registry, concurrency: usize, progress: Arc<Progress>) -> anyhow::Result<Self> {

@@ -190,7 +190,11 @@ impl Pool {
         let idle = std::mem::take(&mut *lock(&self.idle));
         let mut ends: JoinSet<()> = JoinSet::new();
         for process in shared.into_iter().chain(idle.into_iter().map(Arc::new)) {
-            ends.spawn(async move { process.end().await });
+            if lock(&process.shared.inside).is_empty() {
+                ends.spawn(async move { process.end().await });
+            } else {
+                process.shared.group.kill();
+            }
         }
         ends.join_all().await;
     }
