@@ -328,7 +328,12 @@ fn an_asynchronous_function_cleans_up_before_the_run_ends() {
     let path = shell.path().join("cleaned");
     let begun = Instant::now();
     let said = shell.durable(&["run", "flow.py", "--input", &format!("path=\"{}\"", path.display())]);
-    assert_eq!((said.code, said.out.as_str()), (Some(0), "{\"$py\":\"tuple\",\"items\":[0,\"quick\"]}\n"), "{}", said.err);
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (Some(0), "{\"$py\":\"tuple\",\"items\":[0,\"quick\"]}\n"),
+        "{}",
+        said.err
+    );
     assert!(path.exists(), "it was given its time");
     assert!(begun.elapsed() < Duration::from_secs(20), "what cannot clean up is not waited for");
 }

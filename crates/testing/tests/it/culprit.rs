@@ -32,7 +32,7 @@ def environment():
 fn cluster(folder: &Path) -> Cluster {
     let tasks = folder.join("tasks.py");
     fs::write(&tasks, TASKS).unwrap();
-    let secrets = [("PGPASSWORD", "sesame"), ("KEPT_KEY", "mine"), ("DURABLE_API_TOKEN", "sesame")];
+    let secrets = [("PGPASSWORD", "sesame"), ("KEPT_KEY", "mine")];
     Cluster::start(ClusterSettings {
         worker_options: vec!["--functions".into(), tasks.display().to_string()],
         env: secrets.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
@@ -79,14 +79,10 @@ fn a_function_that_crashes_on_a_cluster_fails_no_other_execution() {
     let marks = folder.path().join("marks");
     fs::create_dir(&marks).unwrap();
     let cluster = cluster(folder.path());
-    let three = format!(
-        "await asyncio.gather(*[tasks.innocent('{}', name + str(n)) for n in range(3)])",
-        marks.display()
-    );
-    let (innocent, crash) = (
-        workflow(folder.path(), "innocent", &three),
-        workflow(folder.path(), "crash", "await tasks.crashes()"),
-    );
+    let three =
+        format!("await asyncio.gather(*[tasks.innocent('{}', name + str(n)) for n in range(3)])", marks.display());
+    let (innocent, crash) =
+        (workflow(folder.path(), "innocent", &three), workflow(folder.path(), "crash", "await tasks.crashes()"));
     for round in ["a", "b", "c", "d"] {
         start(&cluster, &innocent, round);
     }
@@ -103,7 +99,8 @@ fn a_function_that_crashes_on_a_cluster_fails_no_other_execution() {
     assert_eq!(failed, "x\ny", "{}", cluster.logs());
     let how = cluster.sql("SELECT count(*) FROM calls WHERE error LIKE '%was ended by SIGABRT (abort)%'");
     assert_eq!(how, "2");
-    let lost = cluster.sql("SELECT count(*) FROM attempts WHERE lost AND error LIKE '%because of tasks.crashes (call %'");
+    let lost =
+        cluster.sql("SELECT count(*) FROM attempts WHERE lost AND error LIKE '%because of tasks.crashes (call %'");
     assert_ne!(lost, "0", "they shared a process");
     assert_eq!(cluster.sql("SELECT count(*) FROM attempts WHERE NOT lost"), "2", "the crashes alone are counted");
 }
@@ -114,10 +111,8 @@ fn processes_that_are_killed_from_outside_fail_nobody() {
     let marks = folder.path().join("marks");
     fs::create_dir(&marks).unwrap();
     let cluster = cluster(folder.path());
-    let three = format!(
-        "await asyncio.gather(*[tasks.innocent('{}', name + str(n)) for n in range(3)])",
-        marks.display()
-    );
+    let three =
+        format!("await asyncio.gather(*[tasks.innocent('{}', name + str(n)) for n in range(3)])", marks.display());
     let innocent = workflow(folder.path(), "innocent", &three);
     for round in ["a", "b", "c", "d"] {
         start(&cluster, &innocent, round);
@@ -127,8 +122,7 @@ fn processes_that_are_killed_from_outside_fail_nobody() {
         other => Err(format!("{other} of 12 have begun")),
     })
     .unwrap();
-    let mut pids: Vec<i32> =
-        begun(&marks).iter().filter_map(|name| name.rsplit('.').next()?.parse().ok()).collect();
+    let mut pids: Vec<i32> = begun(&marks).iter().filter_map(|name| name.rsplit('.').next()?.parse().ok()).collect();
     pids.sort_unstable();
     pids.dedup();
     assert!(pids.len() <= 2, "one shared process per worker: {pids:?}");

@@ -110,7 +110,7 @@ struct Told {
 impl Stay<'_> {
     async fn until_over(&mut self) -> CallEnd {
         let mut told: Option<Told> = None;
-        let mut asked_back = false;
+        let (came, mut asked_back) = (Instant::now(), false);
         let mut looks = tokio::time::interval(LOOK);
         loop {
             let overdue = told.as_ref().is_some_and(|told| told.overdue);
@@ -135,7 +135,7 @@ impl Stay<'_> {
                             return CallEnd::GivenUp;
                         }
                     }
-                    None if !asked_back && !self.invocation.clock.has_started() && self.is_held_up() => {
+                    None if !asked_back && came.elapsed() > LONG && self.is_held_up() => {
                         asked_back = true;
                         self.say("withdraw");
                     }
@@ -179,10 +179,10 @@ impl Stay<'_> {
         Told { at: Instant::now(), overdue, interrupted: false, turn: None }
     }
 
+    /// Whether it has not begun for another's sake.
     fn is_held_up(&self) -> bool {
-        lock(&self.shared.blocked)
-            .as_ref()
-            .is_some_and(|blocked| blocked.by != self.id && blocked.since.elapsed() > LONG)
+        let held_up = lock(&self.shared.blocked).as_ref().is_some_and(|blocked| blocked.by != self.id);
+        held_up && !self.invocation.clock.has_started()
     }
 
     /// A call does not end that was told to. True when nobody waits for it any longer.

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process_group, setrlimit, waitid,
+};
 use tokio::{
     net::UnixStream,
     process::{Child, ChildStdout, Command},
@@ -35,6 +37,20 @@ const GONE: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether it is.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Each running call has two pipes, here and in its process.
+const DESCRIPTORS: u64 = 16_384;
+
+/// Allows this process, and those that it starts, as many descriptors as calls may need.
+pub(super) fn allow_many_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+    if current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+    {
+        tracing::debug!(%error, "the number of descriptors stays as it is");
+    }
+}
 
 /// A started process, and its three connections.
 pub(super) struct Started {

@@ -436,6 +436,10 @@ class Host:
 
     def take(self, call, pipes):
         """A call has come, on the thread that reads."""
+        if len(pipes) != 2:  # there were no descriptors left for them
+            for pipe in pipes:
+                os.close(pipe)
+            pipes = None
         call["pipes"] = pipes
         call["pens"] = [Pen(self.wire, call["id"], kind) for kind in (b"o", b"e")]
         self.calls[call["id"]] = call
@@ -494,6 +498,7 @@ class Interrupts:
 
     def __init__(self):
         self._theirs = signal.getsignal(signal.SIGINT)
+        self._alarm = signal.getitimer(signal.ITIMER_REAL)[0]
         self.take()
 
     def give(self):
@@ -504,7 +509,7 @@ class Interrupts:
     def take(self):
         if self._theirs is not None:
             self._theirs = signal.signal(signal.SIGINT, lambda number, frame: None)
-        if not getattr(self, "_alarm", True) and signal.getitimer(signal.ITIMER_REAL)[0]:
+        if not self._alarm and signal.getitimer(signal.ITIMER_REAL)[0]:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -641,8 +646,8 @@ class Loop:
             if call is None:
                 return run(handle)
             if os.getpid() != host.process:
-                # In a fork, the others' turns are not its own.
-                return run(handle) if call is self.present else None
+                # In a fork, the turns of the other calls are not its own.
+                return run(handle) if call is self.present or handle._loop is not self.loop else None
             host.marks.enter(call["id"])
             host.descriptors.point(call["pipes"])
             self.present, self.theirs = call, True

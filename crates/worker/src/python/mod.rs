@@ -116,6 +116,7 @@ struct Offered {
 impl PythonHost {
     /// Starts a first process, which imports the functions.
     pub async fn start(settings: PythonSettings) -> Result<Self, PythonError> {
+        child::allow_many_descriptors();
         let (pool, offered) = Pool::start(settings).await?;
         let functions = offered.iter().map(read_offer).collect::<Result<_, _>>()?;
         Ok(Self { pool, functions })
