@@ -8,7 +8,10 @@ use durable_core::{
 };
 use serde_json::{Value, json, value::RawValue};
 
-use crate::function::{CallLog, Function, FunctionError, Invocation, Returned};
+use crate::{
+    function::{Function, FunctionError, Invocation, Returned},
+    log::CallLog,
+};
 
 /// Most bytes of an answer that is no result, for people to read.
 const SHOWN: usize = 500;
@@ -86,7 +89,7 @@ impl Function for HttpFunction {
             })?;
             return Ok(Json(result.get().to_owned()).into());
         }
-        let error = FunctionError { failure: failure(&self.shown, status, &text), retryable: true };
+        let error = FunctionError { failure: failure(&self.shown, status, &text), retryable: true, innocent: false };
         let again = matches!(status.as_u16(), 408 | 425 | 429) || !status.is_client_error();
         Err(if again { error } else { error.not_retryable() })
     }

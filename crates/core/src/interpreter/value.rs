@@ -1,7 +1,7 @@
 //! Values ⇄ JSON, natural and lossless.
 //!
 //! Plain JSON where JSON has the value; one tagged object for everything else. The same table is
-//! spoken by the Python function host (`crates/worker/src/python/values.py`).
+//! spoken by the Python function host (`crates/worker/src/python/host/values.py`).
 //!
 //! | Python | JSON |
 //! |---|---|

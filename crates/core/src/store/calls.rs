@@ -8,7 +8,8 @@ use diesel::{
 pub(super) use super::attempts::{open_call, read_options};
 pub use super::{
     attempts::{
-        AttemptOf, Budget, Work, beat, begin, budget, failed_attempts, insert_attempt, progress, release, retry, work,
+        AttemptOf, Budget, Work, beat, begin, budget, failed_attempts, failures, insert_attempt, progress, release,
+        retry, work,
     },
     record::{
         Recorded, arguments, attempt_number, attempts, cancelled_among, cancelled_at, last_delivery_before, list,

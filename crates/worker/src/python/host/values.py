@@ -18,6 +18,8 @@ import sys
 import types
 import uuid
 
+from _durable_fit import Record
+
 MAX_BYTES = 256 << 20
 MAX_DEPTH = 100
 MAX_MESSAGE = 16 << 10
