@@ -48,3 +48,11 @@ install_rq() {
         "$venv/bin/pip" install --quiet --disable-pip-version-check "rq==$version"
     done
 }
+
+# A Python with what functions use and this project does not, in target/types.
+install_types() {
+    local venv="$here/target/types"
+    [ -x "$venv/bin/python" ] && "$venv/bin/python" -c "import numpy, pydantic" 2>/dev/null && return
+    python3 -m venv "$venv" 2>/dev/null || { install python3-venv; python3 -m venv "$venv"; }
+    "$venv/bin/pip" install --quiet --disable-pip-version-check numpy pydantic
+}

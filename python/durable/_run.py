@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ._fit import Misfit, fit_call
 from ._reach import reached
 
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("durable_run", default=None)
@@ -140,6 +141,8 @@ class Run:
                 return await self._attempt(fn, call, options.get("timeout"))
             except NonRetryable:
                 raise
+            except Misfit as error:  # fits no better next time
+                raise TypeError(str(error)) from None
             except asyncio.TimeoutError as error:
                 failure: Exception = error if str(error) else TaskTimeout(f"{call.function} took too long")
             except Exception as error:
@@ -155,7 +158,8 @@ class Run:
     async def _attempt(self, fn: Callable[..., Any], call: Call, timeout: Any) -> Any:
         async def body() -> Any:
             _call.set(call)
-            result = fn(*call.args, **call.kwargs)
+            args, kwargs = fit_call(call.function, fn, call.args, call.kwargs)
+            result = fn(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
 
         # Not before the workflow has gone on to its next await.

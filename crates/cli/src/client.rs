@@ -160,9 +160,10 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let response = request.send().await.map_err(|error| self.unreached(&error))?;
+        let size = body.map_or(0, |body| body.to_string().len());
+        let response = request.send().await.map_err(|error| self.unreached(&error, size))?;
         let status = response.status();
-        let text = response.text().await.map_err(|error| self.unreached(&error))?;
+        let text = response.text().await.map_err(|error| self.unreached(&error, 0))?;
         let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         if status.is_success() {
             return Ok((status, answer));
@@ -178,15 +179,25 @@ impl Client {
         Err(Coded { code, message: told }.into())
     }
 
-    fn unreached(&self, error: &reqwest::Error) -> anyhow::Error {
+    /// `size` is how much was being sent.
+    fn unreached(&self, error: &reqwest::Error, size: usize) -> anyhow::Error {
+        const LARGE: usize = 1 << 20;
         let mut cause: &dyn std::error::Error = error;
         while let Some(inner) = cause.source() {
             cause = inner;
         }
+        let url = self.shown_url();
+        if size > LARGE && !error.is_connect() && !error.is_timeout() {
+            let size = size >> 20;
+            let message = format!(
+                "the server {url} broke off while {size} MiB were being sent: {cause}\nhint: that may be more than it takes; \
+                 keep large data in files or an object store, and send its name"
+            );
+            return Coded { code: SYSTEM, message }.into();
+        }
         let message = format!(
-            "cannot reach the server {}: {cause}\nhint: start one (docker compose up, or durable-orchestrator), or name \
-             another with --server or DURABLE_API_URL; durable run needs none",
-            self.shown_url()
+            "cannot reach the server {url}: {cause}\nhint: start one (docker compose up, or durable-orchestrator), or name \
+             another with --server or DURABLE_API_URL; durable run needs none"
         );
         Coded { code: SYSTEM, message }.into()
     }

@@ -65,10 +65,18 @@ pub(crate) async fn python(launch: &Launch, functions: &Functions) -> anyhow::Re
         modules: launch.modules.clone(),
         directory: Some(launch.directory.clone()),
         processes: functions.concurrency(),
+        ..PythonSettings::default()
     };
     let host = PythonHost::start(settings).await?;
     host.offer(&mut registry);
     Ok((registry, Some(host)))
+}
+
+/// Lets the Python processes end as programs do.
+pub(crate) async fn end(host: Option<PythonHost>) {
+    if let Some(host) = host {
+        host.end().await;
+    }
 }
 
 impl Embedded {
@@ -98,7 +106,13 @@ impl Embedded {
     /// Runs the execution until it ends or somebody interrupts.
     pub(crate) async fn run(self, id: &ExecutionId) -> anyhow::Result<Ended> {
         let stop = CancellationToken::new();
-        let settings = WorkerSettings { concurrency: self.concurrency, grace: GRACE, ..WorkerSettings::default() };
+        let unwanted = CancellationToken::new();
+        let settings = WorkerSettings {
+            concurrency: self.concurrency,
+            grace: GRACE,
+            unwanted: unwanted.clone(),
+            ..WorkerSettings::default()
+        };
         let worker = Worker::new(self.engine.clone(), self.registry.clone(), settings)?;
         let worker = tokio::spawn(worker.run(stop.clone()));
         let clock = AbortOnDropHandle::new(tokio::spawn(durable_orchestrator::run(self.engine.clone(), stop.clone())));
@@ -106,14 +120,14 @@ impl Embedded {
             Ended::Finished(execution) => self.until_alone(execution).await?,
             interrupted @ Ended::Interrupted => interrupted,
         };
+        if let Ended::Finished(_) = outcome {
+            // What still runs was cancelled: nobody waits for it, but what it cleans up.
+            unwanted.cancel();
+        }
         stop.cancel();
-        match outcome {
-            // What still runs was cancelled: nobody waits for it.
-            Ended::Finished(_) => worker.abort(),
-            Ended::Interrupted => tokio::select! {
-                _ = worker => {}
-                () = asked_to_stop() => {}
-            },
+        tokio::select! {
+            _ = worker => {}
+            () = asked_to_stop() => {}
         }
         drop(clock);
         Ok(outcome)

@@ -214,7 +214,7 @@ impl Progress {
         let took = seconds(took.unwrap_or_else(|| shown.since.elapsed()));
         let (mark, word, why) = match failure {
             None => ("✓", "completed", String::new()),
-            Some(failure) => ("✗", "failed   ", format!(": {failure}")),
+            Some(failure) => ("✗", "failed   ", format!(": {}", failure.in_short())),
         };
         match &self.screen {
             Screen::Live { .. } => self.say(&format!("  ├─ {mark} {} {took}{why}", shown.label)),
@@ -281,7 +281,7 @@ impl Observer for Progress {
                     .get(&(of.execution.to_string(), of.call))
                     .map(|shown| shown.label.clone())
                     .unwrap_or_default();
-                self.say(&format!("  retrying  {label} in {}: {failure}", seconds(*wait)));
+                self.say(&format!("  retrying  {label} in {}: {}", seconds(*wait), failure.in_short()));
             }
             Event::Again { log, .. } => {
                 self.log(log);

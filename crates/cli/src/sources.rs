@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use durable_core::{interpreter::Program, offers::Offers};
+use durable_core::{
+    interpreter::{Program, value},
+    offers::Offers,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -105,6 +108,36 @@ pub(crate) fn check_functions(program: &Program, offers: &Offers) -> anyhow::Res
     }
 }
 
+/// A JSON value that was given as an argument; `before` and `write` say where.
+pub(crate) fn json(text: &str, before: &str, write: &str) -> anyhow::Result<Value> {
+    serde_json::from_str(text).map_err(|error| {
+        let hint = match error.is_syntax() && !is_too_deep(&error) {
+            true => format!("\nhint: a text needs quotes: {write}'{}'", shortened(&Value::from(text).to_string())),
+            false => String::new(),
+        };
+        wrong(format!("{before}{}{hint}", not_json(&shortened(text), &error)))
+    })
+}
+
+/// Nesting that is too deep is no mistake in the text.
+fn not_json(what: &str, error: &serde_json::Error) -> String {
+    match is_too_deep(error) {
+        true => format!("{what} is nested too deeply: at most {} levels are taken", value::MAX_DEPTH),
+        false => format!("{what} is not JSON ({error})"),
+    }
+}
+
+fn is_too_deep(error: &serde_json::Error) -> bool {
+    error.to_string().starts_with("recursion limit")
+}
+
+/// What people wrote, as far as it has to be shown.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 200;
+    let end = text.floor_char_boundary(SHOWN);
+    if end == text.len() { text.to_owned() } else { format!("{}…", &text[..end]) }
+}
+
 /// The inputs: a file's, overridden by single ones.
 pub(crate) fn inputs(single: &[String], file: Option<&Path>) -> anyhow::Result<Map<String, Value>> {
     let mut inputs = match file {
@@ -120,7 +153,7 @@ pub(crate) fn inputs(single: &[String], file: Option<&Path>) -> anyhow::Result<M
             match serde_json::from_str(&text) {
                 Ok(Value::Object(object)) => object,
                 Ok(_) => return Err(wrong(format!("{shown} does not hold a JSON object of inputs by name"))),
-                Err(error) => return Err(wrong(format!("{shown} is not JSON: {error}"))),
+                Err(error) => return Err(wrong(not_json(&shown.to_string(), &error))),
             }
         }
     };
@@ -128,12 +161,7 @@ pub(crate) fn inputs(single: &[String], file: Option<&Path>) -> anyhow::Result<M
         let (name, text) = input
             .split_once('=')
             .ok_or_else(|| wrong(format!("--input {input}: write it as name=JSON, for example count=3")))?;
-        let value = serde_json::from_str(text).map_err(|error| {
-            let quoted = Value::from(text);
-            wrong(format!(
-                "--input {name}: {text} is not JSON ({error})\nhint: a text needs quotes: --input {name}='{quoted}'"
-            ))
-        })?;
+        let value = json(text, &format!("--input {name}: "), &format!("--input {name}="))?;
         inputs.insert(name.to_owned(), value);
     }
     Ok(inputs)

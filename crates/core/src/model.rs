@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{CallId, Epoch, ExecutionId, WorkerId},
+    interpreter::value,
     time::Timestamp,
 };
 
@@ -321,7 +322,43 @@ pub struct Failure {
     pub bases: Vec<String>,
 }
 
+/// Longest message of a failure, in bytes; of a longer one the first and the last part are kept.
+pub const MAX_MESSAGE: usize = 16 << 10;
+
+/// Longest name of an exception's type, in bytes.
+const MAX_KIND: usize = 1 << 10;
+
+/// Longest traceback of a failure, in bytes; of a longer one the first and the last part are kept.
+pub const MAX_TRACEBACK: usize = 64 << 10;
+
+/// A text of at most `most` bytes: of a longer one its first and its last part, with a line between them that says how
+/// much was cut.
+pub(crate) fn bounded(text: String, most: usize) -> String {
+    /// What that line may take.
+    const NOTE: usize = 64;
+    if text.len() <= most {
+        return text;
+    }
+    let half = most.saturating_sub(NOTE) / 2;
+    let (head, tail) = (text.floor_char_boundary(half), text.ceil_char_boundary(text.len() - half));
+    format!("{}\n[… {} bytes were cut here …]\n{}", &text[..head], tail - head, &text[tail..])
+}
+
 impl Failure {
+    /// The same with texts of bounded length: what is recorded, shown, and handed to a workflow.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        self.message = bounded(self.message, MAX_MESSAGE);
+        self.traceback = self.traceback.map(|traceback| bounded(traceback, MAX_TRACEBACK));
+        self.kind = bounded(self.kind, MAX_KIND);
+        self
+    }
+
+    /// Type and message for a line among others, of at most 1 KiB.
+    pub fn in_short(&self) -> String {
+        bounded(self.to_string(), 1 << 10)
+    }
+
     /// A failure without a traceback.
     pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
         Self { kind: kind.into(), message: message.into(), traceback: None, bases: Vec::new() }
@@ -343,6 +380,28 @@ pub enum Outcome {
     Failed(Failure),
     /// Its execution was cancelled while it waited for it.
     Cancelled,
+}
+
+impl Outcome {
+    /// A result of `function`, unless no workflow could take it: then the call fails, and says where in the result why.
+    pub fn of(function: &str, result: Json) -> Self {
+        match value::check(&result) {
+            Ok(()) => Self::Completed(result),
+            Err(refusal) => {
+                let message = format!("the result of {function}: {}", refusal.of("result"));
+                Self::Failed(Failure::new("TypeError", message))
+            }
+        }
+    }
+
+    /// The same with texts of bounded length.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(failure.bounded()),
+            Self::Completed(_) | Self::Cancelled => self,
+        }
+    }
 }
 
 /// Something that was sent to an execution.

@@ -66,7 +66,7 @@ async fn settle_and_drive(engine: &Engine, foreign: ForeignResult) -> Result<(),
     let Some((execution, call)) = call_of(&foreign.id) else { return Ok(()) };
     let of = AttemptOf { execution, call, number: i64::try_from(foreign.generation).unwrap_or(0) };
     let (outcome, retry) = match foreign.result {
-        Ok(result) => (Outcome::Completed(Json(result)), Retry::No),
+        Ok(result) => (Outcome::of("a function of a stock worker", Json(result)), Retry::No),
         Err(failed) => {
             let failure = Failure { traceback: failed.traceback, ..Failure::new(failed.kind, failed.message) };
             let retry = if failed.retryable { Retry::By(RetryPolicy::default()) } else { Retry::No };

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use durable_core::{interpreter::value, model::Json};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -42,9 +43,16 @@ fn type_error(message: String) -> FunctionError {
 impl Arguments {
     pub(crate) fn new(invocation: &Invocation, names: &[String]) -> Result<Self, FunctionError> {
         let function = invocation.function.clone();
-        let unreadable = |what: &str| type_error(format!("{function}: the {what} are not JSON"));
-        let Ok(Value::Array(positional)) = invocation.args.parse() else { return Err(unreadable("arguments")) };
-        let Ok(Value::Object(named)) = invocation.kwargs.parse() else { return Err(unreadable("keywords")) };
+        let read = |what: &str, json: &Json| {
+            value::parse(&json.0).map_err(|refusal| type_error(format!("{function}: {}", refusal.of(what))))
+        };
+        let unreadable = |what: &str| type_error(format!("{function}: the {what}"));
+        let Value::Array(positional) = read("arguments", &invocation.args)? else {
+            return Err(unreadable("arguments are no list"));
+        };
+        let Value::Object(named) = read("keywords", &invocation.kwargs)? else {
+            return Err(unreadable("keywords are no object"));
+        };
         Ok(Self {
             function,
             positional: positional.into_iter(),

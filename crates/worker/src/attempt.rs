@@ -1,6 +1,6 @@
 //! One attempt: the function is found, run within its time, and its end is told as data.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use durable_core::{
     model::{Failure, Outcome},
@@ -12,12 +12,17 @@ use durable_core::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    function::{CallLog, FunctionError, Invocation, Reporter, Returned},
+    clock::AttemptClock,
+    function::{Function, FunctionError, Invocation, Reporter, Returned},
+    log::CallLog,
     registry::{Registered, Registry},
 };
 
 /// The type of the failure of a call that no function of the registry answers to.
 pub(crate) const UNKNOWN_FUNCTION: &str = "durable.UnknownFunction";
+
+/// How long a function that is told that its time is over may take to end, before it is dropped.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// How an attempt ended.
 pub(crate) enum Ended {
@@ -37,41 +42,70 @@ pub(crate) struct Told {
     pub(crate) callback: Option<String>,
     pub(crate) cancelled: CancellationToken,
     pub(crate) progress: Reporter,
+    /// Whether earlier attempts took down a process that they shared.
+    pub(crate) suspect: bool,
     /// How long the call may still take.
     pub(crate) left: Duration,
 }
 
 /// Runs the function that `work` asks for. When this future is dropped, the attempt is given up.
-pub(crate) async fn run(registry: &Registry, offers: &Offers, work: Work, told: Told, log: &Arc<CallLog>) -> Ended {
+pub(crate) async fn run(registry: &Registry, offers: &Offers, work: Work, told: Told, log: &CallLog) -> Ended {
     let Some((name, registered)) = find(registry, offers, &work) else {
         let message = format!("no worker offers {}: {}", work.function, offers.hint(&work.function));
         return Ended::Settled(Outcome::Failed(Failure::new(UNKNOWN_FUNCTION, message)), Retry::No);
     };
     let options = &registered.options;
     let Work { attempt: of, args, kwargs, options: asked, .. } = work;
-    let timeout = asked.timeout.unwrap_or(options.timeout).min(told.left);
-    let Told { callback, cancelled, progress, left } = told;
-    let key = asked.idempotency_key;
-    let invocation = Invocation { of, function: name.to_owned(), args, kwargs, callback, key, cancelled, progress };
-    let attempt = registered.function.call(invocation, log);
-    let ended = match tokio::time::timeout(timeout, attempt).await {
-        Ok(ended) => ended,
-        Err(_) if timeout == left => {
-            let message = format!("{name} was not done within its total_timeout");
-            Err(FunctionError::new("TimeoutError", message))
-        }
-        Err(_) => Err(timed_out(name, timeout)),
-    };
+    let Told { callback, cancelled, progress, suspect, left } = told;
+    let times = Times { timeout: asked.timeout.unwrap_or(options.timeout), left };
+    let (key, clock, overdue) = (asked.idempotency_key, AttemptClock::default(), CancellationToken::new());
+    let function = name.to_owned();
+    let invocation =
+        Invocation { of, function, args, kwargs, callback, key, cancelled, overdue, clock, suspect, progress };
+    let ended = in_time(&*registered.function, invocation, times, log).await;
     match ended {
-        Ok(Returned::Now(result)) => Ended::Settled(Outcome::Completed(result), Retry::No),
-        Ok(Returned::Later) => Ended::Later(timeout),
+        Ok(Returned::Now(result)) => Ended::Settled(Outcome::of(name, result).bounded(), Retry::No),
+        Ok(Returned::Later) => Ended::Later(times.timeout.min(times.left)),
+        Err(error) if error.innocent => Ended::Settled(Outcome::Failed(error.failure.bounded()), Retry::Lost),
         Err(error) if error.retryable => {
-            Ended::Settled(Outcome::Failed(error.failure), Retry::By(options.retry.clone()))
+            Ended::Settled(Outcome::Failed(error.failure.bounded()), Retry::By(options.retry.clone()))
         }
-        Err(error) => Ended::Settled(Outcome::Failed(error.failure), Retry::No),
+        Err(error) => Ended::Settled(Outcome::Failed(error.failure.bounded()), Retry::No),
     }
 }
 
-fn timed_out(function: &str, timeout: Duration) -> FunctionError {
-    FunctionError::new("TimeoutError", format!("{function} took longer than {timeout:?}"))
+/// How long an attempt may take.
+#[derive(Clone, Copy)]
+struct Times {
+    /// From the function's first line.
+    timeout: Duration,
+    /// From now, whatever it waits for.
+    left: Duration,
+}
+
+/// What the function answers, unless its time is over first.
+async fn in_time(
+    function: &dyn Function,
+    invocation: Invocation,
+    times: Times,
+    log: &CallLog,
+) -> Result<Returned, FunctionError> {
+    let (name, clock) = (invocation.function.clone(), invocation.clock.clone());
+    let overdue = invocation.overdue.clone();
+    if !function.minds_its_time() {
+        clock.start();
+    }
+    let attempt = function.call(invocation, log);
+    tokio::pin!(attempt);
+    let message = tokio::select! {
+        ended = &mut attempt => return ended,
+        () = clock.has_had(times.timeout) => format!("{name} took longer than {:?}", times.timeout),
+        () = tokio::time::sleep(times.left) => format!("{name} was not done within its total_timeout"),
+    };
+    overdue.cancel();
+    if function.minds_its_time() {
+        // What it answers now is too late; what it writes is kept.
+        let _ = tokio::time::timeout(LAST_WORDS, attempt).await;
+    }
+    Err(FunctionError::new("TimeoutError", message))
 }

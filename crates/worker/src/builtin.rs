@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::{
     arguments::Rest,
-    function::{CallLog, Function, FunctionError, Invocation, Returned},
+    function::{Function, FunctionError, Invocation, Returned},
+    log::CallLog,
     options::FunctionOptions,
     registry::Registry,
 };

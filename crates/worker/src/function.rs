@@ -3,18 +3,22 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use durable_core::{
-    model::{Failure, Json, LogLine, Stream},
+    model::{Failure, Json},
     store::calls::AttemptOf,
-    time::Timestamp,
 };
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::{Arguments, FromArguments};
+use crate::{
+    arguments::{Arguments, FromArguments},
+    clock::AttemptClock,
+    log::CallLog,
+};
 
 /// One attempt to be made.
 #[derive(Debug, Clone)]
@@ -33,23 +37,66 @@ pub struct Invocation {
     pub key: Option<String>,
     /// Cancelled when nobody wants the result any more: end soon, because after a while the attempt is dropped.
     pub cancelled: CancellationToken,
+    /// Cancelled when the time of the attempt is over: the same.
+    pub overdue: CancellationToken,
+    /// The attempt's time, which begins with the function's first line.
+    pub clock: AttemptClock,
+    /// Whether earlier attempts of the call took down the process that they shared with others.
+    pub suspect: bool,
     /// Where the function says how far it has come.
     pub progress: Reporter,
 }
 
 /// Takes what a running function says of itself; the last of it is shown with its call.
 #[derive(Clone)]
-pub struct Reporter(Arc<dyn Fn(Json) + Send + Sync>);
+pub struct Reporter(Arc<Reports>);
+
+struct Reports {
+    to: Box<dyn Fn(Json) + Send + Sync>,
+    every: Duration,
+    said: Mutex<Said>,
+}
+
+#[derive(Default)]
+struct Said {
+    fraction: Option<f64>,
+    message: Option<String>,
+    /// What others say of it, instead of its own message.
+    remark: Option<String>,
+    last: Option<Instant>,
+}
 
 impl Reporter {
     /// Hands everything to `to`, which should return soon.
     pub fn new(to: impl Fn(Json) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(to))
+        Self::every(Duration::ZERO, to)
+    }
+
+    /// The same, but not more often.
+    pub(crate) fn every(every: Duration, to: impl Fn(Json) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Reports { to: Box::new(to), every, said: Mutex::default() }))
     }
 
     /// How far the function has come, from 0 to 1, and what it does.
     pub fn report(&self, fraction: Option<f64>, message: Option<&str>) {
-        (self.0)(Json::from(&serde_json::json!({"fraction": fraction, "message": message})));
+        let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
+        (said.fraction, said.message) = (fraction, message.map(String::from));
+        if said.last.is_none_or(|last| last.elapsed() >= self.0.every) {
+            self.show(&mut said);
+        }
+    }
+
+    /// What is to be known of the function beside what it says itself; none when that is over.
+    pub(crate) fn remark(&self, remark: Option<&str>) {
+        let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.remark = remark.map(String::from);
+        self.show(&mut said);
+    }
+
+    fn show(&self, said: &mut Said) {
+        said.last = Some(Instant::now());
+        let message = said.remark.as_ref().or(said.message.as_ref());
+        (self.0.to)(Json::from(&serde_json::json!({"fraction": said.fraction, "message": message})));
     }
 }
 
@@ -109,12 +156,14 @@ pub struct FunctionError {
     pub failure: Failure,
     /// Whether another attempt could help.
     pub retryable: bool,
+    /// Whether the attempt was lost through another's fault: then it does not count.
+    pub innocent: bool,
 }
 
 impl FunctionError {
     /// A failure of the type `kind`, which the workflow catches by that name if Python has it.
     pub fn new(kind: impl Into<String>, message: impl fmt::Display) -> Self {
-        Self { failure: Failure::new(kind, message.to_string()), retryable: true }
+        Self { failure: Failure::new(kind, message.to_string()), retryable: true, innocent: false }
     }
 
     /// The same, when another attempt could not help.
@@ -138,58 +187,6 @@ impl<E: std::error::Error> From<E> for FunctionError {
     }
 }
 
-/// Collects what a function writes; kept even when its attempt is cut short.
-#[derive(Debug)]
-pub struct CallLog(Mutex<Entries>);
-
-#[derive(Debug)]
-struct Entries {
-    entries: Vec<(Stream, String)>,
-    room: usize,
-}
-
-/// What an attempt may write before the rest is dropped, in bytes.
-const MAX_LOG: usize = 1 << 20;
-
-impl Default for CallLog {
-    fn default() -> Self {
-        Self(Mutex::new(Entries { entries: Vec::new(), room: MAX_LOG }))
-    }
-}
-
-impl CallLog {
-    /// Adds to the log.
-    pub fn write(&self, stream: Stream, text: &str) {
-        let Entries { entries, room } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *room == 0 || text.is_empty() {
-            return;
-        }
-        let fits = text.floor_char_boundary(*room);
-        let (text, dropped) = (&text[..fits], fits < text.len());
-        *room = if dropped { 0 } else { *room - fits };
-        match entries.last_mut() {
-            Some((last, existing)) if *last == stream => existing.push_str(text),
-            _ => entries.push((stream, text.to_owned())),
-        }
-        if dropped {
-            entries.push((Stream::Stderr, "\n[the rest of this attempt's output was dropped]\n".into()));
-        }
-    }
-
-    /// What was written, as lines of the execution's log.
-    pub fn lines(&self, of: &AttemptOf, at: Timestamp) -> Vec<LogLine> {
-        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = |(stream, text): &(Stream, String)| LogLine {
-            call_id: Some(of.call),
-            attempt: Some(of.number),
-            stream: *stream,
-            text: text.clone(),
-            at,
-        };
-        log.entries.iter().map(line).collect()
-    }
-}
-
 /// Something that can be called. When the returned future is dropped, the attempt is given up and
 /// whatever it holds must be freed.
 #[async_trait::async_trait]
@@ -199,6 +196,17 @@ pub trait Function: Send + Sync + 'static {
 
     /// Whether it may answer [`Returned::Later`], and so needs a callback.
     fn may_defer(&self) -> bool {
+        false
+    }
+
+    /// Whether it starts the attempt's clock itself, and ends by itself soon after it was told that its time is over or
+    /// that nobody wants its result. Others are dropped then.
+    fn minds_its_time(&self) -> bool {
+        false
+    }
+
+    /// Whether a cancelled attempt may have something to clean up, even when its worker is about to end.
+    fn cleans_up(&self) -> bool {
         false
     }
 }
@@ -234,7 +242,7 @@ macro_rules! handler {
                 Ok(async move {
                     let result = future.await.map_err(Into::into)?;
                     serde_json::to_value(result).map_err(|error| {
-                        FunctionError::new("TypeError", format!("the result is not JSON: {error}")).not_retryable()
+                        FunctionError::new("TypeError", format!("the result cannot be sent: {error}")).not_retryable()
                     })
                 })
             }

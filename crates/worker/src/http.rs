@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
-use durable_core::model::{Failure, Json};
+use durable_core::{
+    interpreter::value,
+    model::{Failure, Json},
+};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::function::{CallLog, Function, FunctionError, Invocation, Returned};
+use crate::{
+    function::{Function, FunctionError, Invocation, Returned},
+    log::CallLog,
+};
 
 /// Most bytes of an answer that is no result, for people to read.
 const SHOWN: usize = 500;
@@ -78,11 +84,12 @@ impl Function for HttpFunction {
         if status.is_success() {
             let result = if text.trim().is_empty() { "null" } else { text.as_str() };
             let result: Box<RawValue> = serde_json::from_str(result).map_err(|error| {
-                FunctionError::new("TypeError", format!("{} answered no JSON: {error}", self.shown)).not_retryable()
+                let why = value::not_json(&error).of("its answer");
+                FunctionError::new("TypeError", format!("{}: {why}", self.shown)).not_retryable()
             })?;
             return Ok(Json(result.get().to_owned()).into());
         }
-        let error = FunctionError { failure: failure(&self.shown, status, &text), retryable: true };
+        let error = FunctionError { failure: failure(&self.shown, status, &text), retryable: true, innocent: false };
         let again = matches!(status.as_u16(), 408 | 425 | 429) || !status.is_client_error();
         Err(if again { error } else { error.not_retryable() })
     }

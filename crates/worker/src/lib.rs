@@ -7,10 +7,12 @@
 mod arguments;
 mod attempt;
 mod builtin;
+mod clock;
 mod fleet;
 mod function;
 mod heart;
 mod http;
+mod log;
 mod options;
 mod program;
 pub mod python;
@@ -19,10 +21,12 @@ mod worker;
 
 pub use arguments::{Arguments, FromArguments, Kwargs, Rest};
 pub use builtin::builtins;
+pub use clock::AttemptClock;
 pub use function::{
-    CallLog, Function, FunctionError, Handler, Invocation, Reporter, Returned, cancellation, heartbeat, idempotency_key,
+    Function, FunctionError, Handler, Invocation, Reporter, Returned, cancellation, heartbeat, idempotency_key,
 };
 pub use http::HttpFunction;
+pub use log::CallLog;
 pub use options::{BadOption, FunctionOptions};
 pub use program::main;
 pub use registry::{DuplicateFunction, Registry};

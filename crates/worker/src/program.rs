@@ -93,7 +93,7 @@ async fn run(args: Args, registry: Registry) -> anyhow::Result<ExitCode> {
     }
     let name = args.name.clone().unwrap_or_else(host);
     check_queue(&name).map_err(|_| wrong(format!("--name {name:?}: use letters, digits and _ . -")))?;
-    let (registry, _python) = functions(&args, builtins(registry)).await?;
+    let (registry, python) = functions(&args, builtins(registry)).await?;
     registry.check().map_err(|error| wrong(error.to_string()))?;
     let (db, queue) = args.servers.open().await?;
     let clock = args.servers.clock(&db).await?;
@@ -107,6 +107,7 @@ async fn run(args: Args, registry: Registry) -> anyhow::Result<ExitCode> {
         beat: args.servers.timing.lease / 3,
         burst: args.burst,
         max_jobs: args.max_jobs,
+        unwanted: CancellationToken::new(),
         listed: Some(Listed { host: host(), pid: std::process::id() }),
     };
     let (worker_name, offered) = (engine.worker.clone(), registry.offers().names().count());
@@ -116,6 +117,9 @@ async fn run(args: Args, registry: Registry) -> anyhow::Result<ExitCode> {
     tracing::info!(worker = %worker_name, queues = args.queues.join(","), concurrency = args.concurrency,
                    functions = offered, "ready");
     let ended = worker.run(stop).await;
+    if let Some(python) = python {
+        python.end().await;
+    }
     tracing::info!(worker = %worker_name, "stopped");
     Ok(if ended { ExitCode::SUCCESS } else { ExitCode::from(SYSTEM) })
 }
@@ -142,6 +146,7 @@ async fn functions(args: &Args, mut registry: Registry) -> anyhow::Result<(Regis
         modules: args.modules.clone(),
         directory: None,
         processes: args.concurrency.into(),
+        ..PythonSettings::default()
     };
     let host = PythonHost::start(settings).await.map_err(|error: PythonError| wrong(error.to_string()))?;
     host.offer(&mut registry);

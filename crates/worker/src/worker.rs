@@ -2,10 +2,10 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use durable_core::{
@@ -24,7 +24,7 @@ use durable_core::{
     store::{
         callbacks,
         calls::{self, AttemptOf, Work},
-        workers,
+        logs, workers,
     },
     time::Timestamp,
 };
@@ -36,8 +36,10 @@ use tracing::Instrument;
 use crate::{
     attempt::{self, Ended, Told},
     fleet::Fleet,
-    function::{CallLog, Reporter},
+    function::{Function, Reporter},
     heart::{Beats, Heart, Held, Running},
+    log::CallLog,
+    python::LOST,
     registry::{DuplicateFunction, Registry},
 };
 
@@ -56,6 +58,8 @@ pub struct WorkerSettings {
     pub burst: bool,
     /// End after so many jobs.
     pub max_jobs: Option<u64>,
+    /// Cancelled when nobody wants what still runs: only functions that clean up get their time for it.
+    pub unwanted: CancellationToken,
     /// Where and as what this worker is listed among others that may offer other functions; none when it is
     /// the only one, so that what it does not offer nobody does.
     pub listed: Option<Listed>,
@@ -79,6 +83,7 @@ impl Default for WorkerSettings {
             beat: Duration::from_secs(10),
             burst: false,
             max_jobs: None,
+            unwanted: CancellationToken::new(),
             listed: None,
         }
     }
@@ -117,12 +122,30 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// How often what a function says of itself is written.
 const REPORT: Duration = Duration::from_millis(500);
 
-/// What the future answers, unless it was cancelled and did not end soon after.
-async fn within_grace<T>(future: impl Future<Output = T>, cancelled: CancellationToken) -> Option<T> {
-    tokio::pin!(future);
+/// After how many lost attempts a call no longer shares a process.
+const LOSSES: usize = 2;
+
+/// What the attempt led to, unless it was cancelled and did not end soon after.
+async fn within_grace<T>(
+    attempt: impl Future<Output = T>,
+    function: Option<&dyn Function>,
+    cancelled: &CancellationToken,
+    unwanted: &CancellationToken,
+) -> Option<T> {
+    tokio::pin!(attempt);
     tokio::select! {
-        ended = &mut future => Some(ended),
-        () = cancelled.cancelled() => tokio::time::timeout(CANCEL_GRACE, future).await.ok(),
+        ended = &mut attempt => return Some(ended),
+        () = cancelled.cancelled() => {}
+        () = unwanted.cancelled() => {}
+    }
+    let cleans_up = function.is_some_and(Function::cleans_up);
+    let ends_itself = function.is_some_and(Function::minds_its_time);
+    // A function that cleans up is told of both alike.
+    cancelled.cancel();
+    tokio::select! {
+        ended = &mut attempt => Some(ended),
+        () = tokio::time::sleep(CANCEL_GRACE), if !ends_itself => None,
+        () = unwanted.cancelled(), if !cleans_up => None,
     }
 }
 
@@ -234,6 +257,9 @@ impl Worker {
         let popped = tokio::select! {
             popped = &mut popping => popped,
             () = stop.cancelled() => {
+                if self.settings.unwanted.is_cancelled() {
+                    return None;
+                }
                 // It may be just taking jobs, which would be nobody's until their leases expire.
                 let last = tokio::time::timeout(LAST_POP, popping).await;
                 for lease in last.into_iter().flatten().flatten() {
@@ -290,19 +316,22 @@ impl Worker {
         let started_at = engine.now();
         self.mark_running(&of, started_at);
         engine.observe(Event::Began(&of));
-        let log = Arc::new(CallLog::default());
+        let log = CallLog::default();
         let callback = self.callback(&work).await?;
         let cancelled = self.running.lock().get(&lease.job.id).map(|held| held.cancelled.clone()).unwrap_or_default();
         let left = work.deadline.map_or(Duration::MAX, |deadline| deadline.since(started_at));
-        let told = Told { callback, cancelled: cancelled.clone(), progress: self.reporter(&of), left };
+        let suspect = self.is_suspect(&of).await?;
+        let told = Told { callback, cancelled: cancelled.clone(), progress: self.reporter(&of), suspect, left };
+        let function = attempt::find(&self.registry, &self.offers, &work).map(|(_, found)| &*found.function);
         let attempt = attempt::run(&self.registry, &self.offers, work, told, &log);
-        let (outcome, retry) = match within_grace(attempt, cancelled).await {
+        let ended = within_grace(attempt, function, &cancelled, &self.settings.unwanted).await;
+        if cancelled.is_cancelled() {
+            return self.ended_unwanted(lease, &of, &log).await;
+        }
+        let (outcome, retry) = match ended {
             Some(Ended::Settled(outcome, retry)) => (outcome, retry),
             Some(Ended::Later(timeout)) => return self.leave_to_others(lease, of, started_at, timeout).await,
-            None => {
-                self.end(lease, Way::Done).await;
-                return Ok(());
-            }
+            None => return self.ended_unwanted(lease, &of, &log).await,
         };
         engine.observe(Event::Ran(&of));
         let log = log.lines(&of, engine.now());
@@ -320,15 +349,34 @@ impl Worker {
         self.settle(lease, attempted).await
     }
 
+    /// Whether earlier attempts took down the process in which they ran beside others, or may have.
+    async fn is_suspect(&self, of: &AttemptOf) -> Result<bool, OrchestrationError> {
+        if of.number == 1 {
+            return Ok(false);
+        }
+        let key = of.clone();
+        let failures = self.engine.db.read(move |conn| calls::failures(conn, &key)).await?;
+        let lost = failures.iter().filter(|(lost, _)| *lost).count();
+        Ok(lost >= LOSSES || failures.iter().any(|(lost, failure)| !lost && failure.kind == LOST))
+    }
+
+    /// Nobody waits for a cancelled attempt's outcome, and its function has now really ended. Whoever wants to know
+    /// when that is learns it here. What it wrote while it cleaned up is kept.
+    async fn ended_unwanted(&self, lease: &Lease, of: &AttemptOf, log: &CallLog) -> Result<(), OrchestrationError> {
+        let (execution, lines) = (of.execution.clone(), log.lines(of, self.engine.now()));
+        if !lines.is_empty()
+            && let Err(error) = self.engine.db.write(move |conn| logs::append(conn, &execution, &lines)).await
+        {
+            tracing::debug!(%error, "the output of a cancelled attempt is not kept");
+        }
+        self.end(lease, Way::Done).await;
+        Ok(())
+    }
+
     /// Writes what a function says of itself, not more often than people can read it.
     fn reporter(&self, of: &AttemptOf) -> Reporter {
-        let (engine, of, last) = (self.engine.clone(), of.clone(), Mutex::new(None::<Instant>));
-        Reporter::new(move |progress| {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.is_some_and(|last| last.elapsed() < REPORT) {
-                return;
-            }
-            *last = Some(Instant::now());
+        let (engine, of) = (self.engine.clone(), of.clone());
+        Reporter::every(REPORT, move |progress| {
             let of = of.clone();
             engine.db.write_lazily(move |conn| calls::progress(conn, &of, &progress));
         })

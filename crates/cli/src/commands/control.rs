@@ -138,10 +138,7 @@ pub(crate) async fn complete(args: args::Complete) -> anyhow::Result<ExitCode> {
 
 /// A value that a workflow can be given.
 fn json_value(text: &str) -> anyhow::Result<Value> {
-    let payload: Value = serde_json::from_str(text).map_err(|error| {
-        let quoted = Value::from(text);
-        wrong(format!("{text} is not JSON ({error})\nhint: a text needs quotes: '{quoted}'"))
-    })?;
+    let payload = sources::json(text, "", "")?;
     value::from_json(&payload).map_err(|refusal| wrong(refusal.to_string()))?;
     Ok(payload)
 }

@@ -115,8 +115,7 @@ fn outcomes(set: &[String], from: &ExecutionId) -> anyhow::Result<Map<String, Va
             text.split_once('=').ok_or_else(|| wrong(format!("--set {text}: write it as CALL=JSON")))?;
         call.parse::<u32>()
             .map_err(|_| wrong(format!("--set {text}: {call:?} is no call's number (durable calls {from})")))?;
-        let outcome = serde_json::from_str(outcome)
-            .map_err(|error| wrong(format!("--set {call}: {outcome} is not JSON ({error})")))?;
+        let outcome = sources::json(outcome, &format!("--set {call}: "), &format!("--set {call}="))?;
         value::from_json(&outcome).map_err(|refusal| wrong(format!("--set {call}: {refusal}")))?;
         outcomes.insert(call.to_owned(), outcome);
     }

@@ -30,7 +30,7 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
     let inputs = sources::inputs(&args.inputs, args.inputs_file.as_deref())?;
     program.check_inputs(&inputs)?;
     let launch = Launch::find(&args.file, &program, &args.functions)?;
-    let (registry, _host) = embedded::python(&launch, &args.functions).await?;
+    let (registry, host) = embedded::python(&launch, &args.functions).await?;
     sources::check_functions(&program, &registry.offers())?;
     let db = open(args.store.url()?).await?;
     let id = args.id.unwrap_or_else(ExecutionId::generate);
@@ -48,10 +48,12 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
     let launch = Some(Json::from(&serde_json::to_value(&launch)?));
     let request = start::Start { id: Some(id), launch, deadline, ..start::Start::new(program, inputs) };
     let started = start::start(&embedded.engine, request).await?;
-    if !started.created {
-        return session.go_on(embedded, started.execution).await;
-    }
-    session.finish(embedded, started.execution).await
+    let ended = match started.created {
+        true => session.finish(embedded, started.execution).await,
+        false => session.go_on(embedded, started.execution).await,
+    };
+    embedded::end(host).await;
+    ended
 }
 
 /// Goes on with an execution.
@@ -84,10 +86,12 @@ pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
         None => Launch::find(Path::new(&execution.workflow), &program, &session.functions)?,
     };
     launch.take(&session.functions)?;
-    let (registry, _host) = embedded::python(&launch, &session.functions).await?;
+    let (registry, host) = embedded::python(&launch, &session.functions).await?;
     sources::check_functions(&program, &registry.offers())?;
     let embedded = session.embedded(registry)?;
-    session.go_on(embedded, execution).await
+    let ended = session.go_on(embedded, execution).await;
+    embedded::end(host).await;
+    ended
 }
 
 /// Goes on with an execution that this machine ran, with the functions that it had.

@@ -173,7 +173,8 @@ fn call_line(call: &Call) -> String {
     let name = match call.kind {
         CallKind::Signal => format!("signal {}", call.function),
         CallKind::Child => format!("child {}", call.function),
-        CallKind::Function | CallKind::Timer | CallKind::Callback => call.function.clone(),
+        CallKind::Send => format!("send signal {}", call.function),
+        CallKind::Function | CallKind::Timer | CallKind::Callback | CallKind::Drain => call.function.clone(),
     };
     let says = call.progress.as_ref().filter(|_| !call.status.is_settled()).and_then(progress_text).unwrap_or_default();
     format!("  {mark} #{:<5} {:9}  {name:32} {place:9} {took:>8}{again}{due}{says}", call.id, call.status)

@@ -100,6 +100,42 @@ fn inputs_that_are_wrong_or_missing() {
 }
 
 #[test]
+fn json_that_is_nested_too_deeply_is_called_so() {
+    let shell = with("flow.py", "def main(order):\n    return order\n");
+    let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
+    let says = |args: &[&str]| {
+        let said = shell.durable(args);
+        assert_eq!(said.code, Some(2), "{}", said.err);
+        assert!(said.err.contains("is nested too deeply: at most 100 levels"), "{}", said.err);
+        assert!(!said.err.contains("not JSON") && said.err.len() < 500, "{}", said.err);
+    };
+    says(&["run", "flow.py", "--input", &format!("order={deep}")]);
+    shell.write("deep.json", &format!("{{\"order\": {deep}}}"));
+    says(&["run", "flow.py", "--inputs", "deep.json"]);
+    says(&["signal", "some-id", "name", &deep]);
+    says(&["fork", "some-id", "--set", &format!("1={deep}")]);
+}
+
+#[test]
+fn an_exception_of_fifty_megabytes_is_shown_with_its_first_and_last_part() {
+    let shell = with("flow.py", "from tasks import shout\nasync def main():\n    await shout(50)\n");
+    shell.write(
+        "tasks.py",
+        "import durable\n@durable.function(retries=1, backoff='10ms')\ndef shout(n):\n    raise ValueError('begin' + 'x' * (n << 20) + 'end')\n",
+    );
+    let said = shell.durable(&["run", "flow.py"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.len() < 256 << 10, "{} bytes", said.err.len());
+    assert!(said.err.contains("ValueError: begin") && said.err.contains("bytes were cut here"), "{}", said.err);
+    let database: u64 = ["durable.db", "durable.db-wal"]
+        .iter()
+        .filter_map(|name| std::fs::metadata(shell.path().join(name)).ok())
+        .map(|file| file.len())
+        .sum();
+    assert!(database < 4 << 20, "{database} bytes");
+}
+
+#[test]
 fn an_argument_that_cannot_be_sent_fails_the_execution_with_its_place() {
     let shell = with(
         "flow.py",

@@ -286,3 +286,65 @@ fn a_run_goes_on_when_nobody_reads_its_progress() {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+const CLEANING: &str = "
+import asyncio
+import os
+import time
+
+import durable
+
+
+async def cleans(path):
+    open(path + '.began', 'w').close()
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0.4)
+        open(path, 'w').close()
+
+
+def heedless():
+    time.sleep(60)
+
+
+async def quick(path):
+    while not os.path.exists(path + '.began'):
+        await asyncio.sleep(0.01)
+    return 'quick'
+
+
+def environment():
+    return sorted(name for name in os.environ if name.startswith(('DURABLE_', 'PGPASS', 'KEPT_')))
+";
+
+#[test]
+fn an_asynchronous_function_cleans_up_before_the_run_ends() {
+    let shell = Shell::new();
+    shell.write("tasks.py", CLEANING);
+    let flow = "import durable\nfrom tasks import cleans, heedless, quick\n\nasync def main(path: str):\n    \
+                return await durable.race(quick(path), cleans(path), heedless())\n";
+    shell.write("flow.py", flow);
+    let path = shell.path().join("cleaned");
+    let begun = Instant::now();
+    let said = shell.durable(&["run", "flow.py", "--input", &format!("path=\"{}\"", path.display())]);
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (Some(0), "{\"$py\":\"tuple\",\"items\":[0,\"quick\"]}\n"),
+        "{}",
+        said.err
+    );
+    assert!(path.exists(), "it was given its time");
+    assert!(begun.elapsed() < Duration::from_secs(20), "what cannot clean up is not waited for");
+}
+
+#[test]
+fn functions_do_not_inherit_the_keys_of_the_installation() {
+    let shell = Shell::new();
+    shell.write("tasks.py", CLEANING);
+    shell.write("flow.py", "from tasks import environment\n\nasync def main():\n    return await environment()\n");
+    let mut command = shell.command(&["run", "flow.py"]);
+    command.env("DURABLE_API_TOKEN", "sesame").env("PGPASSWORD", "sesame").env("KEPT_KEY", "mine");
+    let output = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "[\"KEPT_KEY\"]\n");
+}

@@ -4,7 +4,7 @@ use chrono::{Datelike, NaiveDate, NaiveTime, Timelike};
 use monty_types::{MontyDate, MontyDateTime, MontyTime, MontyTimeDelta, MontyTimeZone};
 use serde_json::{Value, json};
 
-use super::value::{Refusal, Tagged};
+use super::{incoming::Tagged, refusal::Refusal};
 use crate::time::Timestamp;
 
 /// What `datetime.now(zone)` answers at `now`.

@@ -3,7 +3,7 @@
 use monty_types::{ExcType, MontyException};
 
 use super::{Turn, advice};
-use crate::model::Failure;
+use crate::model::{Failure, MAX_MESSAGE, bounded};
 
 /// A function's failure, as the exception that is raised where the workflow awaits it.
 ///
@@ -36,9 +36,20 @@ fn arrives_as(failure: &Failure) -> (ExcType, String) {
     }
 }
 
+/// Type and text of an exception that arrives as a value: any type that the interpreter has, because nobody raises it.
+pub(super) fn as_value(kind: &str, message: Option<String>, bases: Vec<String>) -> (ExcType, Option<String>) {
+    if let Ok(kind) = kind.parse() {
+        return (kind, message);
+    }
+    let message = message.unwrap_or_default();
+    let (kind, message) = arrives_as(&Failure { bases, ..Failure::new(kind, message) });
+    (kind, Some(message))
+}
+
 /// Whether an exception that ended the workflow is this failure of a function, passed on.
 pub(super) fn is_same(error: &Failure, failure: &Failure) -> bool {
     let (kind, message) = arrives_as(failure);
+    let message = bounded(message, MAX_MESSAGE);
     error.kind == kind.to_string() && (error.message == message || error.message.starts_with(&format!("{message}\n")))
 }
 
@@ -58,7 +69,7 @@ fn raisable(name: &str) -> Option<ExcType> {
 /// An exception that ended the workflow.
 pub(super) fn uncaught(turn: &Turn<'_>, error: &MontyException) -> Failure {
     let kind = error.exc_type().to_string();
-    let mut message = error.message().unwrap_or_default().to_owned();
+    let mut message = bounded(error.message().unwrap_or_default().to_owned(), MAX_MESSAGE);
     let undefined = message.strip_prefix("name '").and_then(|rest| rest.split_once('\'')).map(|(name, _)| name);
     let near = undefined.filter(|name| !turn.offers.near(name).is_empty()).map(|name| turn.offers.hint(name));
     if let Some(advice) = near.as_deref().or(advice::for_failure(&kind, &message)) {
@@ -68,7 +79,7 @@ pub(super) fn uncaught(turn: &Turn<'_>, error: &MontyException) -> Failure {
     let shown = MontyException::with_traceback(error.exc_type(), error.message().map(str::to_owned), frames);
     // The name under which workflows know it.
     let traceback = shown.to_string().replace("KeyboardInterrupt", "durable.Cancelled");
-    Failure { kind, message, traceback: Some(traceback), bases: Vec::new() }
+    Failure { kind, message, traceback: Some(traceback), bases: Vec::new() }.bounded()
 }
 
 #[cfg(test)]

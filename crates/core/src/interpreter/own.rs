@@ -9,6 +9,7 @@ use unstable::MontyNode;
 
 use super::{
     End, NewCall, NewChild, exception, layout,
+    plainly::plainly,
     prelude::{self, Module},
     turn::{Run, Stop, in_words},
     value::{self, Refusal},
@@ -36,12 +37,16 @@ struct Wrong(ExcType, String);
 
 impl From<Refusal> for Wrong {
     fn from(refusal: Refusal) -> Self {
-        Self(ExcType::TypeError, refusal.0)
+        Self(ExcType::TypeError, refusal.to_string())
     }
 }
 
 fn type_error(message: impl Into<String>) -> Wrong {
     Wrong(ExcType::TypeError, message.into())
+}
+
+fn named(root: &str, refusal: &Refusal) -> Wrong {
+    type_error(refusal.of(root))
 }
 
 fn value_error(message: impl Into<String>) -> Wrong {
@@ -100,7 +105,8 @@ impl Run<'_> {
             "set_status" => {
                 let [status] = bind(&call.args, ["status"])?;
                 let status = status.ok_or_else(|| type_error("a status is wanted"))?;
-                self.progress = Some(Json::from(&value::to_json(status)?));
+                let status = self.leaving(status).map_err(|refusal| named("status", &refusal))?;
+                self.progress = Some(Json::from(&plainly(status)));
                 Ok(Answer::Now(MontyObject::none()))
             }
             "execution_id" => Ok(Answer::Now(MontyObject::string(self.turn.execution.as_str()))),
@@ -156,11 +162,14 @@ impl Run<'_> {
                 )));
             }
         };
-        let args = args.map(value::to_json).collect::<Result<Vec<_>, _>>()?;
+        let args = args
+            .enumerate()
+            .map(|(at, arg)| self.leaving(arg).map_err(|refusal| named(&format!("argument {}", at + 1), &refusal)));
+        let args = args.collect::<Result<Vec<_>, _>>()?;
         let (mut kwargs, mut options, mut queue) = (Map::new(), Map::new(), None);
         for (key, value) in call.args.kwargs() {
             let key = key.as_str().ok_or_else(|| type_error("keywords must be texts"))?;
-            let value = value::to_json(value)?;
+            let value = self.leaving(value).map_err(|refusal| named(&format!("argument {key}"), &refusal))?;
             match key {
                 _ if value.is_null() && (CallOptions::has(key) || key == "queue") => {}
                 "queue" => queue = Some(text(&value).ok_or_else(|| type_error("queue= wants a text"))?),
@@ -212,11 +221,12 @@ impl Run<'_> {
             bind(&call.args, ["workflow", "inputs", "id", "source", "detached", "deadline"])?;
         let name = workflow.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| type_error("the name of a workflow is wanted, a text"))?;
-        let inputs = match inputs.map(value::to_json).transpose()? {
-            None | Some(Value::Null) => Map::new(),
-            Some(Value::Object(inputs)) if !inputs.contains_key("$py") => inputs,
-            Some(_) => return Err(type_error("inputs= wants a dict with a value for each name")),
-        };
+        let inputs =
+            match inputs.map(|inputs| self.leaving(inputs)).transpose().map_err(|refusal| named("inputs", &refusal))? {
+                None | Some(Value::Null) => Map::new(),
+                Some(Value::Object(inputs)) if !inputs.contains_key("$py") => inputs,
+                Some(_) => return Err(type_error("inputs= wants a dict with a value for each name")),
+            };
         let given = |value: Option<ObjectRef<'_>>| value.and_then(|value| value.as_str()).map(str::to_owned);
         let id = given(id).map(|id| id.parse()).transpose().map_err(|error| value_error(format!("{error}")))?;
         let inputs = Json::from(&Value::Object(inputs));
@@ -236,7 +246,7 @@ impl Run<'_> {
         let to: ExecutionId = to.parse().map_err(|error| value_error(format!("{error}")))?;
         let name = name.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
-        let value = value.map_or(Ok(Value::Null), value::to_json)?;
+        let value = value.map_or(Ok(Value::Null), |value| self.leaving(value))?;
         let args = Json::from(&Value::Array(vec![Value::from(to.as_str()), value]));
         let (line, id) = (self.line(&call.position), self.ids.make(call.call_id));
         self.pending.add(call.call_id, CallKind::Send);
@@ -264,13 +274,15 @@ impl Run<'_> {
     }
 
     fn continue_as_new(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
-        let mut inputs = match call.args.arg(0).map(value::to_json).transpose()? {
+        let mut inputs = match call.args.arg(0).map(|inputs| self.leaving(inputs)).transpose()? {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(inputs)) if !inputs.contains_key("$py") => inputs,
             Some(_) => return Err(type_error("a dict with a value for each input is wanted")),
         };
         for (name, value) in call.args.kwargs() {
-            inputs.insert(name.as_str().unwrap_or_default().to_owned(), value::to_json(value)?);
+            let name = name.as_str().unwrap_or_default();
+            let value = self.leaving(value).map_err(|refusal| named(&format!("input {name}"), &refusal))?;
+            inputs.insert(name.to_owned(), value);
         }
         let inputs = self.turn.program.check_inputs(&inputs).map_err(|error| type_error(error.to_string()))?;
         Ok(Answer::Never(End::Again { inputs, first_call: self.id(call.call_id).0.wrapping_add(1) }))

@@ -319,6 +319,9 @@ impl Program {
             }
         }
         for (name, given) in inputs {
+            if name == "$py" {
+                return Err(InputError::NotAName { name: name.clone() });
+            }
             value::from_json(given)
                 .map_err(|refusal| InputError::Malformed { name: name.clone(), cause: refusal.to_string() })?;
         }

@@ -90,7 +90,7 @@ impl Pending {
 
     /// The outcomes that are handed over together: all up to the next signal, which goes to nobody if what came before it
     /// has made the workflow wait for it no longer.
-    fn next_outcomes(&mut self) -> Vec<(u32, ExtFunctionResult)> {
+    fn next_outcomes(&mut self, folds: &mut BTreeSet<String>) -> Vec<(u32, ExtFunctionResult)> {
         let mut batch = Vec::new();
         while let Some((id, _)) = self.inbox.front() {
             let signal = self.kinds.get(id) == Some(&CallKind::Signal);
@@ -99,7 +99,7 @@ impl Pending {
             }
             let Some((id, outcome)) = self.inbox.pop_front() else { break };
             if self.open.contains(&id) {
-                batch.push((id, deliver(&outcome)));
+                batch.push((id, deliver(&outcome, folds)));
             }
         }
         self.resolve(batch)
@@ -130,6 +130,7 @@ impl Run<'_> {
         };
         self.count_from(Ids::new(state.first_call, &state.renumbered));
         self.modules = state.modules;
+        self.folds = state.folds;
         self.pending = Pending {
             open: paused.pending_call_ids().iter().copied().collect(),
             kinds: state.kinds,
@@ -138,7 +139,7 @@ impl Run<'_> {
             inbox: outcomes.iter().filter_map(|(id, outcome)| Some((self.ids.inside(*id)?, outcome.clone()))).collect(),
             ..Pending::default()
         };
-        let results = self.pending.next_outcomes();
+        let results = self.pending.next_outcomes(&mut self.folds);
         self.hand_over(paused, results)
     }
 
@@ -158,7 +159,7 @@ impl Run<'_> {
             (results, dump) = self.forsaken(&progress)?;
         }
         if results.is_empty() {
-            results = self.pending.next_outcomes();
+            results = self.pending.next_outcomes(&mut self.folds);
         }
         let RunProgress::ResolveFutures(paused) = progress else { return Ok(Quiescent::GoesOn(progress)) };
         if results.is_empty() {
@@ -257,7 +258,8 @@ impl Run<'_> {
         let (kinds, promises, mirrors) = (std::mem::take(kinds), std::mem::take(promises), std::mem::take(mirrors));
         let modules = std::mem::take(&mut self.modules);
         let (first_call, renumbered) = (self.ids.base(), self.ids.kept(&waited));
-        let state = State { dump, wakes, modules, promises, first_call, kinds, mirrors, renumbered };
+        let folds = std::mem::take(&mut self.folds);
+        let state = State { dump, wakes, modules, promises, first_call, kinds, mirrors, renumbered, folds };
         let (base, snapshot) = match base {
             Some(base) => (None, snapshot::seal(&state, Some(base))),
             None => {

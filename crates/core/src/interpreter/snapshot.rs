@@ -76,6 +76,8 @@ pub(super) struct State {
     pub mirrors: BTreeMap<u32, Vec<u32>>,
     /// Pending calls whose numbers on record are others: the interpreter's, and the record's.
     pub renumbered: Vec<(u32, u32)>,
+    /// Instants of a repeated hour that came in: see [`super::folds`].
+    pub folds: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,6 +96,8 @@ struct Header {
     mirrors: BTreeMap<u32, Vec<u32>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     renumbered: Vec<(u32, u32)>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    folds: BTreeSet<String>,
 }
 
 /// What this program writes.
@@ -169,6 +173,7 @@ fn encode(state: &State) -> Vec<u8> {
         kinds: state.kinds.clone(),
         mirrors: state.mirrors.clone(),
         renumbered: state.renumbered.clone(),
+        folds: state.folds.clone(),
     };
     let header = serde_json::to_vec(&header).unwrap_or_default();
     // The dump comes first: it holds the program, which is the part worth having in a dictionary.
@@ -185,8 +190,8 @@ fn decode(payload: &[u8]) -> Option<State> {
     let (dump, header) = rest.split_at_checked(length)?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let wakes = header.wakes.iter().map(|(id, wake)| (*id, Wake::from_column(*wake))).collect();
-    let Header { modules, promises, first_call, kinds, mirrors, renumbered, .. } = header;
-    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call, kinds, mirrors, renumbered })
+    let Header { modules, promises, first_call, kinds, mirrors, renumbered, folds, .. } = header;
+    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call, kinds, mirrors, renumbered, folds })
 }
 
 #[cfg(test)]
@@ -204,6 +209,7 @@ mod tests {
             kinds: BTreeMap::new(),
             mirrors: BTreeMap::new(),
             renumbered: vec![(3, 4)],
+            folds: BTreeSet::from(["2026-10-25T02:30:00".to_owned()]),
         }
     }
 

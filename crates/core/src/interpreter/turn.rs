@@ -1,17 +1,17 @@
 //! One turn of a workflow: from outcomes to the next pause, or the end.
 
-use std::{borrow::Cow, sync::atomic::Ordering, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use monty::{FunctionCall, NameLookup, OsCall, RunProgress};
 use monty_types::{
     BASELINE_MEMORY, CallArgs, DateTimeSource, ExcType, ExtFunctionResult, LIVE_MEMORY, MontyException, MontyObject,
-    MontyUuid, NameLookupResult, OsFunctionCall, OsPolicy, PrintWriter, PrintWriterCallback, ProcessTime, RandomSeed,
-    RandomStart, ResourceLimits, ResourceTracker, SandboxTimeZone, SleepMode, SourceRange,
+    MontyUuid, NameLookupResult, ObjectRef, OsFunctionCall, OsPolicy, PrintWriter, PrintWriterCallback, ProcessTime,
+    RandomSeed, RandomStart, ResourceLimits, ResourceTracker, SandboxTimeZone, SleepMode, SourceRange,
 };
 use serde_json::Value;
 
 use super::{
-    AdvanceError, End, Limits, NewCall, Program, Snapshot, Step, calendar, exception,
+    AdvanceError, End, Limits, NewCall, Program, Snapshot, Step, calendar, exception, folds,
     ids::Ids,
     prelude::{self, Module},
     quiescent::{Pending, Quiescent},
@@ -117,6 +117,8 @@ pub(super) struct Run<'a> {
     pub(super) pending: Pending,
     /// What the workflow last said of itself.
     pub(super) progress: Option<Json>,
+    /// Instants of a repeated hour that came in.
+    pub(super) folds: BTreeSet<String>,
 }
 
 /// Why the interpreter stopped without an answer that the workflow can see.
@@ -151,6 +153,7 @@ impl<'a> Run<'a> {
             modules: Vec::new(),
             pending: Pending::default(),
             progress: None,
+            folds: BTreeSet::new(),
         }
     }
 
@@ -221,7 +224,9 @@ impl<'a> Run<'a> {
         let limits = self.turn.limits;
         // Never `max_feed_duration`: it adds up over the whole life of an execution.
         let limits = ResourceLimits::default().max_turn_duration(limits.turn).max_memory(limits.memory);
-        let parsed = inputs.parse().map_err(|error| MontyException::runtime_error(format!("inputs: {error}")))?;
+        let parsed = value::parse(&inputs.0);
+        let parsed = parsed.map_err(|refusal| MontyException::runtime_error(refusal.of("inputs")))?;
+        folds::note(&parsed, &mut self.folds);
         let Value::Object(inputs) = parsed else {
             return Err(MontyException::runtime_error("the inputs are no JSON object").into());
         };
@@ -243,7 +248,7 @@ impl<'a> Run<'a> {
             let missing = ExtFunctionResult::NotFound(name.clone());
             return Ok(call.resume(missing, self.log.writer())?);
         }
-        match arguments(&call.args) {
+        match arguments(self, &call.args) {
             Ok((args, kwargs)) => {
                 let line = self.line(&call.position);
                 let id = self.ids.make(call.call_id);
@@ -346,8 +351,17 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A value that leaves the workflow.
+    pub(super) fn leaving(&self, value: ObjectRef<'_>) -> Result<Value, Refusal> {
+        let mut json = value::to_json(value)?;
+        if !self.folds.is_empty() {
+            folds::restore(&mut json, &self.folds);
+        }
+        Ok(json)
+    }
+
     fn finish(&mut self, value: &MontyObject) -> End {
-        match value::to_json(value.as_ref()) {
+        match self.leaving(value.as_ref()) {
             Ok(json) => {
                 for call in self.calls.iter().filter(|call| !self.pending.withdrawn.contains(&call.id)) {
                     let line = call.line.map_or_else(String::new, |line| format!(" (line {line})"));
@@ -356,7 +370,7 @@ impl<'a> Run<'a> {
                 }
                 End::Finish { output: Json::from(&json), abandoned: self.abandoned() }
             }
-            Err(refusal) => self.fail(Failure::new("TypeError", format!("the workflow's output: {refusal}"))),
+            Err(refusal) => self.fail(Failure::new("TypeError", format!("the workflow's {}", refusal.of("output")))),
         }
     }
 
@@ -374,15 +388,18 @@ impl<'a> Run<'a> {
 
 /// An outcome as the interpreter takes it. A result that it could not import would end the run, so
 /// it is turned into an exception here.
-pub(super) fn deliver(outcome: &Outcome) -> ExtFunctionResult {
+pub(super) fn deliver(outcome: &Outcome, folds: &mut BTreeSet<String>) -> ExtFunctionResult {
     match outcome {
         Outcome::Failed(failure) => exception::raise(failure).into(),
         Outcome::Cancelled => exception::cancelled("the execution was cancelled").into(),
         Outcome::Completed(json) => {
-            let value = json.parse().map_err(|error| Refusal(error.to_string()));
-            match value.and_then(|value| value::from_json(&value)) {
+            let taken = value::parse(&json.0).and_then(|value| {
+                folds::note(&value, folds);
+                value::from_json(&value)
+            });
+            match taken {
                 Ok(value) => value.into(),
-                Err(refusal) => refuse(ExcType::TypeError, &format!("the call's result: {refusal}")),
+                Err(refusal) => refuse(ExcType::TypeError, &format!("the call's {}", refusal.of("result"))),
             }
         }
     }
@@ -392,18 +409,18 @@ pub(super) fn refuse(kind: ExcType, message: &str) -> ExtFunctionResult {
     MontyException::new(kind, Some(message.to_owned())).into()
 }
 
-pub(super) fn arguments(args: &CallArgs) -> Result<(Json, Json), Refusal> {
-    let name = |what: &dyn std::fmt::Display, refusal: Refusal| Refusal(format!("argument {what}: {refusal}"));
+fn arguments(run: &Run<'_>, args: &CallArgs) -> Result<(Json, Json), Refusal> {
+    let name = |what: &dyn std::fmt::Display, refusal: &Refusal| Refusal::new(refusal.of(&format!("argument {what}")));
     let positional = args
         .args()
         .enumerate()
-        .map(|(index, arg)| value::to_json(arg).map_err(|refusal| name(&(index + 1), refusal)))
+        .map(|(index, arg)| run.leaving(arg).map_err(|refusal| name(&(index + 1), &refusal)))
         .collect::<Result<Vec<_>, _>>()?;
     let named = args
         .kwargs()
         .map(|(key, arg)| {
-            let key = key.as_str().ok_or_else(|| Refusal("keywords must be texts".into()))?;
-            Ok((key.to_owned(), value::to_json(arg).map_err(|refusal| name(&key, refusal))?))
+            let key = key.as_str().ok_or_else(|| Refusal::new("keywords must be texts"))?;
+            Ok((key.to_owned(), run.leaving(arg).map_err(|refusal| name(&key, &refusal))?))
         })
         .collect::<Result<serde_json::Map<_, _>, Refusal>>()?;
     Ok((Json::from(&Value::Array(positional)), Json::from(&Value::Object(named))))

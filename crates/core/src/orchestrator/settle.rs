@@ -80,8 +80,9 @@ pub(super) enum Next {
 
 /// Records what an attempt led to.
 #[tracing::instrument(name = "settle", level = "info", skip_all, fields(execution.id = %attempted.of.execution, call.id = attempted.of.call.0, attempt = attempted.of.number))]
-pub async fn settle(engine: &Engine, attempted: Attempted) -> Result<Settled, OrchestrationError> {
+pub async fn settle(engine: &Engine, mut attempted: Attempted) -> Result<Settled, OrchestrationError> {
     let now = engine.now();
+    attempted.outcome = attempted.outcome.bounded();
     let attempted = Arc::new(attempted);
     let (claim, max_lost, luck) = (Claim::of(engine), engine.settings.max_lost, rand::random::<f64>());
     let a = attempted.clone();

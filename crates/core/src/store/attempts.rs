@@ -5,7 +5,7 @@ use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, expres
 use super::{
     DbConnection, StoreError,
     calls::is_open_one,
-    rows::failure_text,
+    rows::{failure, failure_text},
     schema::{attempts, calls},
 };
 use crate::{
@@ -98,6 +98,16 @@ pub fn failed_attempts(conn: &mut DbConnection, of: &AttemptOf) -> Result<(i64, 
     let lost = flags.iter().filter(|lost| **lost).count();
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     Ok((count(flags.len() - lost), count(lost)))
+}
+
+/// Why earlier attempts of a call failed, and whether that was by the loss of a worker or process.
+pub fn failures(conn: &mut DbConnection, of: &AttemptOf) -> Result<Vec<(bool, Failure)>, StoreError> {
+    let rows: Vec<(bool, String)> = attempts::table
+        .filter(attempts::execution_id.eq(of.execution.as_str()))
+        .filter(attempts::call_id.eq(i64::from(of.call.0)))
+        .select((attempts::lost, attempts::error))
+        .load(conn)?;
+    rows.into_iter().map(|(lost, error)| Ok((lost, failure(&error)?))).collect()
 }
 
 /// What a call may still be attempted for.

@@ -11,7 +11,8 @@ use diesel::{
 pub(super) use super::attempts::{open_call, read_options};
 pub use super::{
     attempts::{
-        AttemptOf, Budget, Work, beat, begin, budget, failed_attempts, insert_attempt, progress, release, retry, work,
+        AttemptOf, Budget, Work, beat, begin, budget, failed_attempts, failures, insert_attempt, progress, release,
+        retry, work,
     },
     record::{
         Identity, Past, Recorded, arguments, attempt_number, attempts, cancelled_among, last_delivery_before, list,

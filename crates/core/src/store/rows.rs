@@ -20,7 +20,9 @@ pub(super) fn failure(column: &str) -> Result<Failure, StoreError> {
     serde_json::from_str(column).map_err(|error| StoreError::Inconsistent(format!("error: {error}")))
 }
 
+/// The text of a column; whoever made the failure, its length is bounded.
 pub(super) fn failure_text(failure: &Failure) -> String {
+    let failure = &failure.clone().bounded();
     serde_json::to_string(failure).unwrap_or_else(|error| unreachable!("texts are always JSON: {error}"))
 }
 

@@ -26,8 +26,25 @@ fn answer(name: &str, args: &[Value], kwargs: &Value) -> Result<Value, Failure> 
             let b = if kwargs["b"].is_null() { json!(2) } else { kwargs["b"].clone() };
             Ok(json!([named("a", 0), b]))
         }
+        "by_id" => {
+            let id = |n: u128| json!({"$py": "uuid", "value": format!("{}", uuid::Uuid::from_u128(n))});
+            Ok(json!({"$py": "dict", "items": [[id(1), 1], [id(2), 2]]}))
+        }
+        "total" => total(&args[0], &kwargs["first"]),
         other => panic!("tasks.py has no {other}"),
     }
+}
+
+/// What the Python host makes of `rows: list[Row], first: Row | None`.
+fn total(rows: &Value, first: &Value) -> Result<Value, Failure> {
+    let mut total = first["n"].as_i64().unwrap_or(0);
+    for (at, row) in rows.as_array().unwrap().iter().enumerate() {
+        total += row["n"].as_i64().ok_or_else(|| {
+            let why = "Row.__init__() got an unexpected keyword argument 'm'";
+            Failure::new("TypeError", format!("tasks.total() argument rows[{at}] cannot be made a Row: {why}"))
+        })?;
+    }
+    Ok(json!(total))
 }
 
 #[tokio::test(flavor = "multi_thread")]

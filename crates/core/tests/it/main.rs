@@ -13,5 +13,6 @@ mod properties;
 mod scans;
 mod states;
 mod store;
+mod values;
 mod waits;
 mod wake;

@@ -158,7 +158,12 @@ impl From<JsonRejection> for ApiError {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return Self::too_large();
         }
-        Self::new(rejection.status(), "bad_request", rejection.body_text())
+        let text = rejection.body_text();
+        if text.contains("recursion limit exceeded") {
+            let most = durable_core::interpreter::value::MAX_DEPTH;
+            return Self::unprocessable(format!("the request is nested too deeply: at most {most} levels are taken"));
+        }
+        Self::new(rejection.status(), "bad_request", text)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod answer;
 mod control;
+mod drain;
 mod executions;
 mod health;
 mod views;
@@ -69,6 +70,7 @@ pub(crate) async fn serve(
         .fallback(|| async { ApiError::not_found("there is no such address") })
         .method_not_allowed_fallback(|| async { ApiError::not_allowed("this address does not take that method") })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(drain::drain))
         .with_state(api);
     axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
 }

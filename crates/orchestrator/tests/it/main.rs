@@ -4,6 +4,8 @@ mod mend;
 mod views;
 
 use std::{
+    io::{Read, Write},
+    net::TcpStream,
     process::Command,
     sync::OnceLock,
     time::{Duration, Instant},
@@ -304,4 +306,31 @@ fn what_to_do_about_a_taken_id_and_how_long_it_may_take_are_said_at_the_start() 
     assert!(ended["error"]["message"].as_str().unwrap().contains("not done by its deadline"), "{ended}");
     let bad = json!({"workflow": workflow(ADD), "inputs": {"a": 1}, "deadline": "soon"});
     assert_eq!(post("/executions", &bad).0, StatusCode::BAD_REQUEST);
+}
+
+#[test]
+fn a_client_that_is_still_sending_reads_the_answer() {
+    let api = cluster().api(0);
+    let address = api.strip_prefix("http://").unwrap();
+    for (method, path, status) in [
+        ("POST", "/executions", "413"),
+        ("POST", "/executions/none/cancel", "404"),
+        ("POST", "/nowhere", "404"),
+        ("PUT", "/executions", "405"),
+    ] {
+        let size = 40 << 20;
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let part = vec![b' '; 1 << 16];
+        for _ in 0..size / part.len() {
+            stream.write_all(&part).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{method} {path}: {answer}");
+    }
 }

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod compose;
+mod culprit;
 mod killed;
 mod operation;
 mod rq;

@@ -1,25 +1,36 @@
 //! Functions of Python files and modules, run in real CPython processes.
 //!
 //! A synchronous function has a process to itself while it runs; processes are kept and used again.
-//! Asynchronous functions share one process and run there concurrently. A process that is killed or
-//! has to be killed takes only its own attempts with it, and is replaced when it is needed.
+//! Asynchronous functions share one process and run there concurrently. When that ends, the call that was the cause
+//! pays for it; the others are attempted again, uncounted. Who has taken down a process, or may have, runs alone.
 
+mod blocked;
+mod call;
+mod child;
+mod death;
+mod folder;
 mod frame;
+mod marks;
 mod pool;
 mod process;
+mod raw;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use durable_core::model::Failure;
 use serde_json::{Map, Value};
 
 use crate::{
-    function::{CallLog, Function, FunctionError, Invocation, Returned},
+    function::{Function, FunctionError, Invocation, Returned},
+    log::CallLog,
     options::{BadOption, FunctionOptions},
     registry::Registry,
 };
 use pool::Pool;
-use process::{Mode, Process};
+use process::Mode;
+
+/// The type of the failure of an attempt whose process ended.
+pub(crate) const LOST: &str = durable_core::orchestrator::timers::WORKER_LOST;
 
 /// Where Python functions come from, and how many processes run them.
 #[derive(Debug, Clone)]
@@ -34,11 +45,20 @@ pub struct PythonSettings {
     pub directory: Option<PathBuf>,
     /// How many synchronous functions run at the same time.
     pub processes: usize,
+    /// After how long without a call a process ends.
+    pub idle: Duration,
 }
 
 impl Default for PythonSettings {
     fn default() -> Self {
-        Self { python: "python3".into(), files: Vec::new(), modules: Vec::new(), directory: None, processes: 8 }
+        Self {
+            python: "python3".into(),
+            files: Vec::new(),
+            modules: Vec::new(),
+            directory: None,
+            processes: 8,
+            idle: Duration::from_secs(300),
+        }
     }
 }
 
@@ -57,12 +77,22 @@ pub enum PythonError {
     #[error("the functions cannot be imported: {}\n\n{}", .0, .0.traceback.as_deref().unwrap_or_default().trim_end())]
     Import(Failure),
     /// The process ended before it had said what it offers.
-    #[error("{python} ended before it had imported the functions:\n{output}")]
+    #[error("{python} {how} before it had imported the functions:\n{output}")]
     Ended {
         /// What had been started.
         python: String,
+        /// By which exit code or signal.
+        how: String,
         /// What it wrote.
         output: String,
+    },
+    /// The import goes on and on.
+    #[error("{python} has not imported the functions within {within:?}")]
+    Slow {
+        /// What had been started.
+        python: String,
+        /// How long it was waited.
+        within: Duration,
     },
     /// An option of a function makes no sense.
     #[error(transparent)]
@@ -86,9 +116,15 @@ struct Offered {
 impl PythonHost {
     /// Starts a first process, which imports the functions.
     pub async fn start(settings: PythonSettings) -> Result<Self, PythonError> {
-        let (process, offered) = Process::start(&settings, Mode::Sync).await?;
+        child::allow_many_descriptors();
+        let (pool, offered) = Pool::start(settings).await?;
         let functions = offered.iter().map(read_offer).collect::<Result<_, _>>()?;
-        Ok(Self { pool: Arc::new(Pool::new(settings, process)), functions })
+        Ok(Self { pool, functions })
+    }
+
+    /// Ends the processes as programs end, with what they do at their exit. Without it they are killed.
+    pub async fn end(&self) {
+        self.pool.end().await;
     }
 
     /// The names of the functions, as `module.name`.
@@ -124,8 +160,16 @@ impl Function for PythonFunction {
         let returned = if self.is_async {
             self.pool.call_async(&invocation, log).await
         } else {
-            self.pool.call_sync(&invocation, log).await
+            self.pool.call_alone(Mode::Sync, &invocation, log).await
         };
         returned.map(Returned::Now)
+    }
+
+    fn minds_its_time(&self) -> bool {
+        true
+    }
+
+    fn cleans_up(&self) -> bool {
+        self.is_async
     }
 }

@@ -3,29 +3,37 @@
 use std::{
     collections::HashMap,
     fs::File,
-    os::unix::fs::FileExt,
-    process::Stdio,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use durable_core::model::{Failure, Json, Stream};
+use durable_core::model::{Failure, Stream};
 use serde_json::{Value, json};
 use tokio::{
-    process::{Child, ChildStdin, ChildStdout, Command},
-    sync::{Mutex as AsyncMutex, mpsc},
+    io::{AsyncReadExt, BufReader},
+    net::unix::pipe::Receiver,
+    process::{Child, ChildStdout},
+    sync::{mpsc, watch},
 };
 
-use super::{PythonError, PythonSettings, frame};
-use crate::function::{CallLog, FunctionError, Invocation};
+use super::{
+    PythonError, PythonSettings,
+    child::{self, Group},
+    death::{self, Death},
+    folder::Folder,
+    frame::{self, Outgoing},
+    marks::Marks,
+};
+use crate::{clock::AttemptClock, function::Reporter, log::CallLog};
 
-const HOST: &str = include_str!("host.py");
+/// How long the functions' files may take to be imported.
+const IMPORT: Duration = Duration::from_secs(300);
 
-/// How long a cancelled asynchronous call may take to end before its process is killed.
-const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// How long a process that was asked to end may take for it.
+const END: Duration = Duration::from_secs(2);
 
 /// How a process runs functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,199 +44,222 @@ pub(super) enum Mode {
     Async,
 }
 
-/// How a call ended.
-#[derive(Debug)]
-pub(super) enum CallEnd {
-    Returned(Json),
-    Raised(FunctionError),
-    /// The process ended, or could not be spoken to; the text says how.
-    Lost(String),
+/// A call that is in a process.
+pub(super) struct Inside {
+    pub(super) sender: mpsc::UnboundedSender<Value>,
+    pub(super) log: CallLog,
+    pub(super) function: String,
+    /// For people: which call of which execution.
+    pub(super) name: String,
+    pub(super) clock: AttemptClock,
+    pub(super) progress: Reporter,
+    /// It was told to end and has not, in all its grace.
+    pub(super) given_up: bool,
 }
 
-impl CallEnd {
-    pub(super) fn leaves_process_usable(&self) -> bool {
-        match self {
-            Self::Returned(_) | Self::Raised(_) => true,
-            Self::Lost(_) => false,
-        }
-    }
+/// What holds up the event loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Blocked {
+    pub(super) by: u64,
+    pub(super) since: Instant,
 }
 
-/// Calls that wait for messages, by number.
-type Waiting = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<Value>>>>;
+/// What the tasks around a process share.
+pub(super) struct Shared {
+    pub(super) mode: Mode,
+    pub(super) group: Group,
+    pub(super) inside: Mutex<HashMap<u64, Inside>>,
+    pub(super) marks: Marks,
+    pub(super) blocked: Mutex<Option<Blocked>>,
+    /// The call for whose sake the process is killed.
+    blamed: Mutex<Option<u64>>,
+    /// It gets no more calls: one of them does not heed its cancellation.
+    retired: AtomicBool,
+    crash: File,
+    death: watch::Sender<Option<Arc<Death>>>,
+    to: mpsc::UnboundedSender<Outgoing>,
+    last_used: Mutex<Instant>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A process; killed, with all that it started, when it is dropped.
 pub(super) struct Process {
-    mode: Mode,
-    group: Group,
-    stdin: Arc<AsyncMutex<ChildStdin>>,
-    waiting: Waiting,
+    pub(super) shared: Arc<Shared>,
     next_id: AtomicU64,
-    ended: Arc<AtomicBool>,
-    /// What C code and child processes wrote.
-    output: Mutex<Output>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.shared.group.kill();
+    }
 }
 
 impl Process {
     /// Starts a process and lets it import the functions; answers also what it offers.
-    pub(super) async fn start(settings: &PythonSettings, mode: Mode) -> Result<(Self, Vec<Value>), PythonError> {
+    pub(super) async fn start(
+        settings: &PythonSettings,
+        folder: &Folder,
+        mode: Mode,
+    ) -> Result<(Self, Vec<Value>), PythonError> {
         let python = settings.python.display().to_string();
         let failed = |cause| PythonError::Start { python: python.clone(), cause };
-        let output = Output::new().map_err(failed)?;
-        let here = std::path::Path::new(".");
-        let mut child = Command::new(&settings.python)
-            .current_dir(settings.directory.as_deref().unwrap_or(here))
-            .arg("-c")
-            .arg(format!("__file__ = '<durable host>'\nexec(compile({}, __file__, 'exec'))", python_literal(HOST)))
-            .arg(if mode == Mode::Async { "async" } else { "sync" })
-            .env("PYTHONUNBUFFERED", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(output.for_child().map_err(failed)?)
-            // A group of its own: Ctrl-C in a terminal is for the worker, and a kill takes along
-            // what the function has started.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
-        let gone = || failed(std::io::Error::other("its pipes are closed"));
-        let mut stdin = child.stdin.take().ok_or_else(gone)?;
-        let mut stdout = child.stdout.take().ok_or_else(gone)?;
-        let group = Group(child);
-        let request = json!({"files": settings.files, "modules": settings.modules}).to_string();
-        // A process that has ended already says why in its output, which is read below.
-        let _ = frame::write(&mut stdin, request.as_bytes()).await;
-        let answer = frame::read(&mut stdout).await.ok().flatten();
+        let marks = Marks::new().map_err(failed)?;
+        let crash = tempfile::tempfile().map_err(failed)?;
+        let descriptors =
+            vec![marks.file().try_clone().map_err(failed)?.into(), crash.try_clone().map_err(failed)?.into()];
+        let started = child::spawn(settings, folder, mode).map_err(failed)?;
+        let output = CallLog::default();
+        let own = Receiver::from_owned_fd(started.output).map_err(failed)?;
+        let written = tokio::spawn(collect(own, output.clone()));
+        let (to, messages) = mpsc::unbounded_channel();
+        tokio::spawn(frame::write_all(started.stdin, messages));
+        let shared = Arc::new(Shared {
+            mode,
+            group: Group::of(&started.child),
+            inside: Mutex::default(),
+            marks,
+            blocked: Mutex::default(),
+            blamed: Mutex::default(),
+            retired: AtomicBool::new(false),
+            crash,
+            death: watch::Sender::new(None),
+            to,
+            last_used: Mutex::new(Instant::now()),
+        });
+        let process = Self { shared: shared.clone(), next_id: AtomicU64::new(1) };
+        let request = json!({"files": settings.files, "modules": settings.modules}).to_string().into_bytes();
+        process.tell(Outgoing { payload: request, descriptors });
+        let mut stdout = BufReader::with_capacity(64 << 10, started.stdout);
+        let answer = match tokio::time::timeout(IMPORT, frame::read(&mut stdout)).await {
+            Ok(answer) => answer.ok().flatten(),
+            Err(_) => return Err(PythonError::Slow { python, within: IMPORT }),
+        };
         let answer = answer.and_then(|answer| serde_json::from_slice::<Value>(&answer).ok());
         let Some(answer) = answer else {
-            return Err(PythonError::Ended { python, output: output.text_so_far() });
+            let how = shared.group.bury(started.child).await.map_or_else(|error| error.to_string(), death::in_words);
+            // All who could write are gone, so its output ends.
+            let _ = tokio::time::timeout(END, written).await;
+            let crashed = death::crash_text(&shared.crash).map(|text| death::traceback(&text)).unwrap_or_default();
+            let output = format!("{}\n{crashed}", output.text()).trim().to_owned();
+            return Err(PythonError::Ended { python, how, output });
         };
         if let Ok(failure) = serde_json::from_value::<Failure>(answer["error"].clone()) {
             return Err(PythonError::Import(failure));
         }
         let offered = answer["functions"].as_array().cloned().unwrap_or_default();
-        let process = Self {
-            mode,
-            group,
-            stdin: Arc::new(AsyncMutex::new(stdin)),
-            waiting: Waiting::default(),
-            next_id: AtomicU64::new(1),
-            ended: Arc::default(),
-            output: Mutex::new(output),
-        };
-        tokio::spawn(route(stdout, process.waiting.clone(), process.ended.clone()));
+        tokio::spawn(route(stdout, started.child, shared.clone()));
+        if mode == Mode::Async {
+            tokio::spawn(super::blocked::watch(shared));
+        }
         Ok((process, offered))
     }
 
+    pub(super) fn tell(&self, message: Outgoing) {
+        self.shared.tell(message);
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Lets the process end as a program does, and kills it if that takes long.
+    pub(super) async fn end(&self) {
+        self.tell(Outgoing::plain(&json!({"op": "exit"})));
+        let _ = tokio::time::timeout(END, self.shared.dead()).await;
+        self.shared.group.kill();
+    }
+}
+
+impl Shared {
+    pub(super) fn tell(&self, message: Outgoing) {
+        // One that has ended is noticed where its answers are read.
+        let _ = self.to.send(message);
+    }
+
     pub(super) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.death.borrow().is_some()
     }
 
-    /// Runs a call to its end.
-    pub(super) async fn call(&self, invocation: &Invocation, log: &CallLog) -> CallEnd {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let (sender, mut messages) = mpsc::unbounded_channel();
-        lock(&self.waiting).insert(id, sender);
-        let mut ticket = Ticket { process: self, id, over: false };
-        let request = call_frame(id, invocation);
-        if request.len() > frame::MAX_BYTES {
-            ticket.over = true;
-            return CallEnd::Raised(too_large(&invocation.function, request.len()));
-        }
-        if self.has_ended() || frame::write(&mut *self.stdin.lock().await, request.as_bytes()).await.is_err() {
-            ticket.over = true;
-            return CallEnd::Lost(format!("ended{}", self.last_words(log)));
-        }
-        let mut told = false;
-        let end = loop {
-            let message = tokio::select! {
-                message = messages.recv() => message,
-                () = invocation.cancelled.cancelled(), if !told => {
-                    told = true;
-                    let request = json!({"op": "cancel", "id": id}).to_string();
-                    // One that has ended meanwhile says so itself.
-                    let _ = frame::write(&mut *self.stdin.lock().await, request.as_bytes()).await;
-                    continue;
-                }
-            };
-            let Some(message) = message else { break CallEnd::Lost(String::new()) };
-            match message["op"].as_str() {
-                Some("heartbeat") => {
-                    invocation.progress.report(message["fraction"].as_f64(), message["message"].as_str());
-                }
-                Some("log") => log.write(stream(&message), message["text"].as_str().unwrap_or_default()),
-                Some("done") => break CallEnd::Returned(Json::from(&message["result"])),
-                Some("error") => break CallEnd::Raised(raised(message)),
-                _ => break CallEnd::Raised(FunctionError::new("durable.Cancelled", "the call was cancelled")),
+    /// Whether it takes further calls.
+    pub(super) fn is_open(&self) -> bool {
+        !self.has_ended() && !self.retired.load(Ordering::Acquire)
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// For how long nothing has run in it.
+    pub(super) fn idle(&self) -> Duration {
+        if lock(&self.inside).is_empty() { lock(&self.last_used).elapsed() } else { Duration::ZERO }
+    }
+
+    pub(super) fn used(&self) {
+        *lock(&self.last_used) = Instant::now();
+    }
+
+    /// Kills the process for a call's sake.
+    pub(super) fn kill_for(&self, call: u64) {
+        lock(&self.blamed).get_or_insert(call);
+        self.group.kill();
+    }
+
+    /// Waits for the end of the process.
+    pub(super) async fn dead(&self) -> Arc<Death> {
+        let mut death = self.death.subscribe();
+        let found = death.wait_for(Option::is_some).await.ok().and_then(|death| death.clone());
+        found.unwrap_or_else(|| Arc::new(Death { how: "ended".into(), traceback: None, culprit: None }))
+    }
+
+    fn hear(&self, payload: Vec<u8>) -> Result<(), serde_json::Error> {
+        if let [kind @ (b'o' | b'e'), rest @ ..] = payload.as_slice()
+            && let Some((id, text)) = rest.split_first_chunk::<8>()
+        {
+            let log = lock(&self.inside).get(&u64::from_be_bytes(*id)).map(|inside| inside.log.clone());
+            if let Some(log) = log {
+                log.write_bytes(if *kind == b'o' { Stream::Stdout } else { Stream::Stderr }, text);
             }
+            return Ok(());
+        }
+        let message: Value = serde_json::from_slice(&payload)?;
+        if let Some(inside) = lock(&self.inside).get(&message["id"].as_u64().unwrap_or(0)) {
+            if message["op"] == "began" {
+                inside.clock.start();
+            }
+            // Nobody hears it whose call has been given up.
+            let _ = inside.sender.send(message);
+        }
+        Ok(())
+    }
+
+    fn culprit(&self, crash: Option<&str>) -> Option<(u64, String)> {
+        let blamed = *lock(&self.blamed);
+        let inside = lock(&self.inside);
+        let found = blamed.or_else(|| death::culprit(crash, &self.marks));
+        let begun = || {
+            let mut begun = inside.iter().filter(|(_, inside)| inside.clock.has_started());
+            begun.next().filter(|_| begun.next().is_none()).map(|(id, _)| *id)
         };
-        ticket.over = true;
-        match end {
-            CallEnd::Lost(_) => CallEnd::Lost(format!("ended{}", self.last_words(log))),
-            end => {
-                let written = lock(&self.output).take();
-                log.write(Stream::Stderr, &written);
-                end
-            }
-        }
-    }
-
-    /// How the process ended, with its own last output added to the call's log.
-    fn last_words(&self, log: &CallLog) -> String {
-        let written = lock(&self.output).take();
-        log.write(Stream::Stderr, &written);
-        let last = written.trim_end().lines().last().map(|line| format!(": {line}"));
-        format!(" unexpectedly (killed, crashed or out of memory){}", last.unwrap_or_default())
-    }
-}
-
-/// A call's place in a process. Left early, it frees that place: an asynchronous call is cancelled
-/// there, a synchronous one has its process killed (by dropping it).
-struct Ticket<'a> {
-    process: &'a Process,
-    id: u64,
-    over: bool,
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        let sender = lock(&self.process.waiting).remove(&self.id);
-        if self.over || self.process.mode == Mode::Sync {
-            return;
-        }
-        let (stdin, waiting, id) = (self.process.stdin.clone(), self.process.waiting.clone(), self.id);
-        let (ended, group) = (self.process.ended.clone(), self.process.group.id());
-        drop(sender);
-        let (sender, mut end) = mpsc::unbounded_channel();
-        lock(&waiting).insert(id, sender);
-        tokio::spawn(async move {
-            let request = json!({"op": "cancel", "id": id}).to_string();
-            let cancel = async {
-                let _ = frame::write(&mut *stdin.lock().await, request.as_bytes()).await;
-                while let Some(message) = end.recv().await {
-                    if message["op"] != "log" {
-                        break;
-                    }
-                }
-            };
-            if tokio::time::timeout(CANCEL_GRACE, cancel).await.is_err() && !ended.load(Ordering::Acquire) {
-                tracing::warn!("an asynchronous function did not heed its cancellation; its process is killed");
-                kill_group(group);
-            }
-            lock(&waiting).remove(&id);
-        });
+        let id = found.or_else(begun)?;
+        let function = inside.get(&id).map_or_else(
+            || "a task that an earlier call had left behind".to_owned(),
+            |inside| format!("{} ({})", inside.function, inside.name),
+        );
+        Some((id, function))
     }
 }
 
 /// Hands messages to the calls that they are for, until the process closes its side.
-async fn route(mut stdout: ChildStdout, waiting: Waiting, ended: Arc<AtomicBool>) {
+async fn route(mut stdout: BufReader<ChildStdout>, child: Child, shared: Arc<Shared>) {
     loop {
         match frame::read(&mut stdout).await {
             Ok(Some(payload)) => {
-                let Ok(message) = serde_json::from_slice::<Value>(&payload) else { break };
-                let id = message["id"].as_u64().unwrap_or(0);
-                if let Some(call) = lock(&waiting).get(&id) {
-                    let _ = call.send(message);
+                if let Err(error) = shared.hear(payload) {
+                    tracing::warn!(%error, "a Python process cannot be understood");
+                    break;
                 }
             }
             Ok(None) => break,
@@ -238,102 +269,22 @@ async fn route(mut stdout: ChildStdout, waiting: Waiting, ended: Arc<AtomicBool>
             }
         }
     }
-    ended.store(true, Ordering::Release);
+    let how = shared.group.bury(child).await.map_or_else(|error| format!("ended ({error})"), death::in_words);
+    let crash = death::crash_text(&shared.crash);
+    let culprit = shared.culprit(crash.as_deref());
+    let death = Death { how, traceback: crash.as_deref().map(death::traceback), culprit };
+    if let Some((_, by)) = &death.culprit {
+        tracing::warn!("a Python process {}, because of {by}", death.how);
+    }
+    shared.death.send_replace(Some(Arc::new(death)));
     // Every call that still waits sees its channel close.
-    lock(&waiting).clear();
+    lock(&shared.inside).clear();
 }
 
-fn call_frame(id: u64, invocation: &Invocation) -> String {
-    let head = json!({
-        "op": "call", "id": id, "function": invocation.function,
-        "key": invocation.idempotency_key(), "attempt": invocation.of.number,
-    });
-    // The arguments are JSON already, and may be large.
-    let head = head.to_string();
-    format!("{},\"args\":{},\"kwargs\":{}}}", &head[..head.len() - 1], invocation.args, invocation.kwargs)
-}
-
-fn too_large(function: &str, bytes: usize) -> FunctionError {
-    let message = format!(
-        "the arguments of {function} take {} MiB, and at most {} MiB can be sent: store them in a file or an object \
-         store and send their name",
-        bytes >> 20,
-        frame::MAX_BYTES >> 20
-    );
-    FunctionError::new("ValueError", message).not_retryable()
-}
-
-fn stream(message: &Value) -> Stream {
-    if message["stream"] == "stderr" { Stream::Stderr } else { Stream::Stdout }
-}
-
-fn raised(mut message: Value) -> FunctionError {
-    let failure = serde_json::from_value(message["error"].take())
-        .unwrap_or_else(|error| Failure::new("RuntimeError", format!("an unreadable exception: {error}")));
-    FunctionError { failure, retryable: message["retryable"].as_bool().unwrap_or(true) }
-}
-
-/// A text as a Python literal: JSON texts are Python texts.
-fn python_literal(text: &str) -> String {
-    Value::from(text).to_string()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A child as the head of its process group.
-struct Group(Child);
-
-impl Group {
-    fn id(&self) -> Option<u32> {
-        self.0.id()
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        kill_group(self.0.id());
-    }
-}
-
-fn kill_group(id: Option<u32>) {
-    let pid = id.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        // It may have ended already.
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-    }
-}
-
-/// The file that stands for the process's own stdout and stderr.
-struct Output {
-    file: File,
-    read: u64,
-}
-
-impl Output {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { file: tempfile::tempfile()?, read: 0 })
-    }
-
-    fn for_child(&self) -> std::io::Result<Stdio> {
-        Ok(Stdio::from(self.file.try_clone()?))
-    }
-
-    /// What was written since it was last asked. Reads at a position of its own, because the file's
-    /// is the child's.
-    fn take(&mut self) -> String {
-        let mut bytes = Vec::new();
-        let mut chunk = [0; 8192];
-        while let Ok(read @ 1..) = self.file.read_at(&mut chunk, self.read) {
-            bytes.extend_from_slice(&chunk[..read]);
-            self.read += read as u64;
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    fn text_so_far(mut self) -> String {
-        self.read = 0;
-        self.take().trim_end().to_owned()
+/// Keeps what the process writes of its own account.
+async fn collect(mut own: Receiver, log: CallLog) {
+    let mut buffer = vec![0; 8 << 10];
+    while let Ok(count @ 1..) = own.read(&mut buffer).await {
+        log.write_bytes(Stream::Stderr, &buffer[..count]);
     }
 }

@@ -1,7 +1,11 @@
 //! What functions see, and what becomes of them.
 
+mod crash;
+mod ordinary;
+mod output;
 mod python;
 mod registry;
+mod values;
 mod worker;
 
 use durable_core::{id::CallId, model::Json, store::calls::AttemptOf};
@@ -17,6 +21,9 @@ fn invocation(function: &str, args: &Value, kwargs: &Value) -> Invocation {
         callback: None,
         key: None,
         cancelled: tokio_util::sync::CancellationToken::new(),
+        overdue: tokio_util::sync::CancellationToken::new(),
+        clock: durable_worker::AttemptClock::default(),
+        suspect: false,
         progress: durable_worker::Reporter::new(|_| {}),
     }
 }

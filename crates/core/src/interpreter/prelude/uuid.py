@@ -16,11 +16,12 @@ class UUID:
     def __repr__(self):
         return f"UUID('{self}')"
 
+    # One that has come in is a record of these two.
     def __eq__(self, other):
-        return isinstance(other, UUID) and self.hex == other.hex
+        return self.int == other.int if isinstance(other, UUID) else (self.hex, self.int) == other
 
     def __hash__(self):
-        return hash(self.hex)
+        return hash((self.hex, self.int))
 
 
 class __durable_Uuid__:
