@@ -129,18 +129,16 @@ impl Stay<'_> {
                 () = raw => {}
                 () = self.invocation.cancelled.cancelled(), if told.is_none() => told = Some(self.give_up(false)),
                 () = self.invocation.overdue.cancelled(), if !overdue => told = Some(self.give_up(true)),
-                _ = looks.tick(), if self.shared.mode == Mode::Async || told.is_some() => match &mut told {
-                    Some(told) => {
-                        if self.insist(told) {
-                            return CallEnd::GivenUp;
-                        }
+                _ = looks.tick(), if self.shared.mode == Mode::Async || told.is_some() => {
+                    let nobody_waits = told.as_mut().is_some_and(|told| self.insist(told));
+                    if nobody_waits {
+                        return CallEnd::GivenUp;
                     }
-                    None if !asked_back && came.elapsed() > LONG && self.is_held_up() => {
+                    if told.is_none() && !asked_back && came.elapsed() > LONG && self.is_held_up() {
                         asked_back = true;
                         self.say("withdraw");
                     }
-                    None => {}
-                },
+                }
             }
         }
     }

@@ -214,8 +214,8 @@ impl Shared {
         found.unwrap_or_else(|| Arc::new(Death { how: "ended".into(), traceback: None, culprit: None }))
     }
 
-    fn hear(&self, payload: Vec<u8>) -> Result<(), serde_json::Error> {
-        if let [kind @ (b'o' | b'e'), rest @ ..] = payload.as_slice()
+    fn hear(&self, payload: &[u8]) -> Result<(), serde_json::Error> {
+        if let [kind @ (b'o' | b'e'), rest @ ..] = payload
             && let Some((id, text)) = rest.split_first_chunk::<8>()
         {
             let log = lock(&self.inside).get(&u64::from_be_bytes(*id)).map(|inside| inside.log.clone());
@@ -224,7 +224,7 @@ impl Shared {
             }
             return Ok(());
         }
-        let message: Value = serde_json::from_slice(&payload)?;
+        let message: Value = serde_json::from_slice(payload)?;
         if let Some(inside) = lock(&self.inside).get(&message["id"].as_u64().unwrap_or(0)) {
             if message["op"] == "began" {
                 inside.clock.start();
@@ -257,7 +257,7 @@ async fn route(mut stdout: BufReader<ChildStdout>, child: Child, shared: Arc<Sha
     loop {
         match frame::read(&mut stdout).await {
             Ok(Some(payload)) => {
-                if let Err(error) = shared.hear(payload) {
+                if let Err(error) = shared.hear(&payload) {
                     tracing::warn!(%error, "a Python process cannot be understood");
                     break;
                 }
