@@ -15,6 +15,7 @@ use durable_core::{
     orchestrator::{
         Engine, Event, OrchestrationError,
         dispatch::{load_work, read_job},
+        drain,
         drive::drive,
         foresee::foresee,
         pause::look_again,
@@ -310,6 +311,7 @@ impl Worker {
         let engine = &*self.engine;
         let _busy = engine.db.busy();
         let Some(work) = load_work(engine, lease).await? else {
+            drain::note_end(engine, &of.execution, of.call);
             self.end(lease, Way::Done).await;
             return Ok(());
         };
@@ -360,8 +362,8 @@ impl Worker {
         Ok(lost >= LOSSES || failures.iter().any(|(lost, failure)| !lost && failure.kind == LOST))
     }
 
-    /// Nobody waits for a cancelled attempt's outcome, and its function has now really ended. Whoever wants to know
-    /// when that is learns it here. What it wrote while it cleaned up is kept.
+    /// Nobody waits for a cancelled attempt's outcome, and its function has now really ended, which a workflow may wait
+    /// for. What it wrote while it cleaned up is kept.
     async fn ended_unwanted(&self, lease: &Lease, of: &AttemptOf, log: &CallLog) -> Result<(), OrchestrationError> {
         let (execution, lines) = (of.execution.clone(), log.lines(of, self.engine.now()));
         if !lines.is_empty()
@@ -369,6 +371,7 @@ impl Worker {
         {
             tracing::debug!(%error, "the output of a cancelled attempt is not kept");
         }
+        drain::note_end(&self.engine, &of.execution, of.call);
         self.end(lease, Way::Done).await;
         Ok(())
     }
@@ -385,12 +388,15 @@ impl Worker {
     /// An outcome that was recorded already may be so by a try of ours whose answer was lost, or by a step that
     /// ran ahead and failed later: then somebody has to look whether it lets the execution go on.
     async fn settle(&self, lease: &Lease, attempted: Attempted) -> Result<(), OrchestrationError> {
-        let execution = attempted.of.execution.clone();
+        let (execution, call) = (attempted.of.execution.clone(), attempted.of.call);
         let settled = self.record(attempted).await?;
         self.end(lease, Way::Done).await;
         let claimed = match settled {
             Settled::Recorded(claimed) => claimed,
-            Settled::Ignored => look_again(&self.engine, &execution).await?,
+            Settled::Ignored => {
+                drain::note_end(&self.engine, &execution, call);
+                look_again(&self.engine, &execution).await?
+            }
             Settled::Retrying => None,
         };
         match claimed {
