@@ -5,7 +5,10 @@
 
 mod advice;
 mod calendar;
+mod compile_error;
+mod entry;
 mod exception;
+mod imports;
 mod lint;
 mod own;
 mod prelude;
@@ -15,7 +18,9 @@ mod turn;
 pub mod value;
 mod waits;
 
-pub use program::{CompileError, Entry, InputError, Parameter, ParameterKind, Program};
+pub use compile_error::CompileError;
+pub use entry::{Entry, InputError, Parameter, ParameterKind};
+pub use program::{Known, Program, check};
 pub use snapshot::{Snapshot, SnapshotError, format as snapshot_format};
 pub(crate) use turn::in_words;
 pub use turn::{Origin, Turn, advance};

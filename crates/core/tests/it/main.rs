@@ -1,5 +1,6 @@
 //! The heart's promises, each as a fact.
 
+mod check;
 mod claims;
 mod differential;
 mod docs;
