@@ -55,6 +55,9 @@ pub(super) fn findings(name: &str, source: &str, known: &Known<'_>) -> Vec<Compi
     if readable {
         mistakes.extend(mistakes_of(module, known));
     }
+    let entered = syntax::entered(&module.body);
+    // What is entered by `async with` is told with it.
+    mistakes.retain(|mistake| mistake.kind != "AttributeError" || !entered.iter().any(|at| at.contains_range(mistake.range)));
     mistakes.sort_by_key(|mistake| mistake.range.start());
     for mistake in mistakes.into_iter().map(at) {
         // One sentence for each place: what is said first is nearest to the root.

@@ -8,12 +8,15 @@ mod calendar;
 mod compile_error;
 mod entry;
 mod exception;
+mod handlers;
 mod imports;
 mod lint;
 mod own;
 mod prelude;
 mod program;
 mod snapshot;
+mod traceback;
+mod tries;
 mod turn;
 pub mod value;
 mod waits;
@@ -187,6 +190,11 @@ pub enum AdvanceError {
     /// The interpreter failed in itself.
     #[error("the interpreter crashed: {0}")]
     Crashed(String),
+}
+
+/// The last line of the traceback of a function's failure, as a workflow raises it.
+pub fn as_raised(failure: &Failure) -> String {
+    exception::raise(failure).summary()
 }
 
 /// Whether an exception that ended a workflow is this failure of a function, passed on: then the

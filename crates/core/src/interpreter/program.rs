@@ -8,8 +8,9 @@ use monty_types::{CompileOptions, MontyException, MontyObject, StackFrame};
 use super::{
     compile_error::{CompileError, line_at, line_starts},
     entry::{self, Entry, INPUTS, InputError, ParameterKind},
+    handlers,
     imports::Imports,
-    lint, prelude, turn, value,
+    lint, prelude, tries, turn, value,
 };
 use crate::model::Json;
 
@@ -38,6 +39,10 @@ pub struct Program {
     /// Dotted names of everything imported from modules that the host serves, with the line of
     /// their first mention: `tasks.encode`.
     pub served: BTreeMap<String, u32>,
+    /// Whether anything in it sees exceptions on their way.
+    pub(super) has_handlers: bool,
+    /// Whether it awaits anything while an exception is handled.
+    pub(super) awaits_in_handlers: bool,
     /// The modules that the host serves, dotted.
     modules: BTreeSet<String>,
 }
@@ -119,6 +124,8 @@ impl Program {
             line_starts,
             entry,
             served,
+            has_handlers: tries::has_handlers(&module.body),
+            awaits_in_handlers: tries::awaits_in_handlers(&module.body),
             modules,
         };
         let before = u32::from(!program.prelude.is_empty());
@@ -161,6 +168,11 @@ impl Program {
             values.push(MontyObject::string(self.prelude.as_str()));
         }
         Ok((self.compiled(names)?, values))
+    }
+
+    /// The texts that places in the compiled form are counted in.
+    pub(super) fn texts(&self) -> handlers::Texts<'_> {
+        handlers::Texts { file: &self.prepared, prelude: &self.prelude }
     }
 
     fn compiled(&self, mut names: Vec<String>) -> Result<MontyRun, MontyException> {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::prelude::Module;
+use super::{prelude::Module, traceback::Seen};
 use crate::{id::CallId, model::Wake};
 
 /// Level of compression: beyond 3 the dictionary has already done the work.
@@ -67,6 +67,8 @@ pub(super) struct State {
     pub promises: BTreeSet<u32>,
     /// What the interpreter's numbers of calls are counted from.
     pub first_call: u32,
+    /// The exceptions that it is handling, where they were raised.
+    pub raised: Vec<Seen>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,6 +81,8 @@ struct Header {
     promises: BTreeSet<u32>,
     #[serde(default)]
     first_call: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    raised: Vec<Seen>,
 }
 
 /// What this program writes.
@@ -147,7 +151,8 @@ fn decompress(packed: &[u8], dictionary: &[u8]) -> Option<Vec<u8>> {
 fn encode(state: &State) -> Vec<u8> {
     let wakes = state.wakes.iter().map(|(id, wake)| (*id, wake.to_column())).collect();
     let (modules, promises) = (state.modules.clone(), state.promises.clone());
-    let header = Header { wakes, modules, promises, first_call: state.first_call };
+    let raised = state.raised.clone();
+    let header = Header { wakes, modules, promises, first_call: state.first_call, raised };
     let header = serde_json::to_vec(&header).unwrap_or_default();
     // The dump comes first: it holds the program, which is the part worth having in a dictionary.
     let mut payload = Vec::with_capacity(state.dump.len() + header.len() + 8);
@@ -163,8 +168,8 @@ fn decode(payload: &[u8]) -> Option<State> {
     let (dump, header) = rest.split_at_checked(length)?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let wakes = header.wakes.iter().map(|(id, wake)| (*id, Wake::from_column(*wake))).collect();
-    let Header { modules, promises, first_call, .. } = header;
-    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call })
+    let Header { modules, promises, first_call, raised, .. } = header;
+    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call, raised })
 }
 
 #[cfg(test)]
@@ -179,6 +184,7 @@ mod tests {
             modules: Vec::new(),
             promises: BTreeSet::from([7]),
             first_call: 2,
+            raised: Vec::new(),
         }
     }
 

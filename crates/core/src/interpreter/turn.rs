@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::atomic::Ordering,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use monty::{Dump, FunctionCall, NameLookup, OsCall, RunProgress, Session, SessionRef};
@@ -17,8 +17,10 @@ use serde_json::Value;
 
 use super::{
     AdvanceError, End, Limits, NewCall, Pause, Program, Snapshot, Step, calendar, exception,
+    handlers::{self, Kept},
     prelude::{self, Module},
     snapshot::{self, SnapshotError, State},
+    traceback::{self, Seen},
     value::{self, Refusal},
     waits,
 };
@@ -106,6 +108,10 @@ pub(super) struct Run<'a> {
     cancelled: Vec<CallId>,
     /// What the workflow last said of itself.
     pub(super) progress: Option<Json>,
+    /// The exceptions that the state was handling, where they were raised.
+    raised: Vec<Seen>,
+    /// Taken again, to look where exceptions are raised: the handlers that are left.
+    left: Option<Kept>,
 }
 
 /// Why the interpreter stopped without an answer that the workflow can see.
@@ -141,22 +147,33 @@ impl<'a> Run<'a> {
             given_up: Vec::new(),
             cancelled: Vec::new(),
             progress: None,
+            raised: Vec::new(),
+            left: None,
         }
+    }
+
+    /// A run whose exceptions end it where they are raised, but for what is caught at places that are kept.
+    pub(super) fn without_handlers(turn: &'a Turn<'a>, kept: Kept) -> Self {
+        Self { left: Some(kept), ..Self::new(turn) }
     }
 
     fn take(mut self, origin: Origin<'_>) -> Result<Step, AdvanceError> {
         // The budget counts from here: what the process held before is not the workflow's.
         BASELINE_MEMORY.store(LIVE_MEMORY.load(Ordering::Relaxed), Ordering::Relaxed);
+        let began = Instant::now();
         let end = match self.run(origin) {
             Ok(end) => end,
-            Err(Stop::Raised(error)) => self.fail(exception::uncaught(self.turn, &error)),
+            Err(Stop::Raised(error)) => {
+                let text = traceback::text(self.turn, origin, began.elapsed(), &error, &self.raised);
+                self.fail(exception::uncaught(self.turn, &error, &text))
+            }
             Err(Stop::Refused(error)) => return Err(error),
             Err(Stop::Ended(end)) => *end,
         };
         Ok(Step { log: self.log.entries, progress: self.progress, end })
     }
 
-    fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
+    pub(super) fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
         let mut wakes = Vec::new();
         let (mut progress, base) = match origin {
             Origin::Start { inputs, first_call } => {
@@ -170,6 +187,7 @@ impl<'a> Run<'a> {
                 self.first_call = state.first_call;
                 self.modules = state.modules;
                 self.promises = state.promises;
+                self.raised = state.raised;
                 (self.resume(&state.dump, outcomes)?, Some(base))
             }
         };
@@ -181,7 +199,10 @@ impl<'a> Run<'a> {
                 RunProgress::Complete(value) => return Ok(self.finish(&value)),
                 RunProgress::ResolveFutures(_) => match self.within(progress)? {
                     Air::GoesOn(progress) => progress,
-                    Air::Waits(progress) => return self.pause(&progress, &wakes, base.as_deref()),
+                    Air::Waits(progress) => {
+                        self.remember(origin, &progress)?;
+                        return self.pause(&progress, &wakes, base.as_deref());
+                    }
                 },
             }
         }
@@ -205,12 +226,21 @@ impl<'a> Run<'a> {
         let Value::Object(inputs) = parsed else {
             return Err(MontyException::runtime_error("the inputs are no JSON object").into());
         };
-        let (run, values) = self.turn.program.run(&inputs)?;
+        let (mut run, values) = self.turn.program.run(&inputs)?;
+        if let Some(left) = &self.left {
+            let program = minicbor_serde::to_vec(&run).ok();
+            let stripped = program.and_then(|program| handlers::strip(&program, &self.turn.program.texts(), left));
+            run = stripped.and_then(|program| minicbor_serde::from_slice(&program).ok()).unwrap_or(run);
+        }
         Ok(run.with_os_policy(policy).start(values, ResourceTracker::new(limits), self.log.writer())?)
     }
 
     fn resume(&mut self, dump: &[u8], outcomes: &[(CallId, Outcome)]) -> Result<RunProgress, Stop> {
-        let loaded = Dump::load(dump).map_err(|error| SnapshotError::Unreadable(error.to_string()))?;
+        let stripped = self.left.as_ref().and_then(|left| {
+            let (header, state) = dump.split_at_checked(waits::DUMP_HEADER)?;
+            Some([header, &handlers::strip(state, &self.turn.program.texts(), left)?].concat())
+        });
+        let loaded = Dump::load(stripped.as_deref().unwrap_or(dump)).map_err(|error| SnapshotError::Unreadable(error.to_string()))?;
         let Session::Running(progress) = loaded.state else {
             return Err(SnapshotError::Unreadable("it is not a running program".into()).into());
         };
@@ -395,6 +425,19 @@ impl<'a> Run<'a> {
             .map_err(|error| Stop::Refused(AdvanceError::Crashed(format!("the state cannot be saved: {error}"))))
     }
 
+    /// Keeps where the exceptions were raised that are being handled meanwhile.
+    fn remember(&mut self, origin: Origin<'_>, progress: &RunProgress) -> Result<(), Stop> {
+        if self.left.is_some() || !self.turn.program.awaits_in_handlers {
+            return Ok(());
+        }
+        let handling = self.dump(progress)?.get(waits::DUMP_HEADER..).is_some_and(handlers::in_flight);
+        self.raised = match handling {
+            true => traceback::to_remember(self.turn, origin, &self.raised),
+            false => Vec::new(),
+        };
+        Ok(())
+    }
+
     fn pause(&mut self, progress: &RunProgress, old: &[(CallId, Wake)], base: Option<&[u8]>) -> Result<End, Stop> {
         let RunProgress::ResolveFutures(paused) = progress else { unreachable!("only a paused run pauses") };
         let pending: Vec<u32> =
@@ -418,7 +461,8 @@ impl<'a> Run<'a> {
         let waits_for_earlier = old.iter().any(|(id, _)| by_id.contains_key(id));
         let has_groups = wakes.iter().any(|(_, wake)| matches!(wake, Wake::Group(_)));
         let (modules, promises) = (std::mem::take(&mut self.modules), std::mem::take(&mut self.promises));
-        let state = State { dump, wakes, modules, promises, first_call: self.first_call };
+        let raised = std::mem::take(&mut self.raised);
+        let state = State { dump, wakes, modules, promises, first_call: self.first_call, raised };
         let (base, snapshot) = match base {
             Some(base) => (None, snapshot::seal(&state, Some(base))),
             None => {

@@ -18,7 +18,7 @@ use serde::{
 use crate::model::Wake;
 
 /// Bytes before the dump's payload: magic and version.
-const DUMP_HEADER: usize = 8;
+pub(super) const DUMP_HEADER: usize = 8;
 
 /// One wake rule per pending call, in order of call ids.
 pub(super) fn read(dump: &[u8], pending: &[u32]) -> Vec<(u32, Wake)> {

@@ -13,4 +13,5 @@ mod properties;
 mod scans;
 mod states;
 mod store;
+mod tracebacks;
 mod wake;

@@ -33,6 +33,7 @@ pub(super) fn instead_of(module: &str) -> &'static str {
         "contextlib" => "try and finally, or try and except: pass",
         "logging" => "durable.log(…), or print(…): both go to the execution's log",
         "concurrent" | "threading" | "multiprocessing" | "queue" => "await asyncio.gather(…), or durable.map(…)",
+        "collections" => "typing has these names",
         "contextvars" => "a plain variable, or an argument",
         "traceback" => "str(error): the traceback of a failure is kept with the execution",
         "abc" | "types" | "inspect" => "leave it out: plain classes and functions need none of it",

@@ -16,6 +16,26 @@ pub(super) fn refused(body: &[Stmt]) -> Vec<Mistake> {
     refused.0
 }
 
+/// What `async with` statements enter.
+pub(super) fn entered(body: &[Stmt]) -> Vec<TextRange> {
+    struct Entered(Vec<TextRange>);
+    impl<'a> Visitor<'a> for Entered {
+        fn visit_stmt(&mut self, stmt: &'a Stmt) {
+            if let Stmt::With(with) = stmt
+                && with.is_async
+            {
+                self.0.extend(with.items.iter().map(|item| item.context_expr.range()));
+            }
+            walk_stmt(self, stmt);
+        }
+
+        fn visit_expr(&mut self, _: &'a Expr) {}
+    }
+    let mut entered = Entered(Vec::new());
+    entered.visit_body(body);
+    entered.0
+}
+
 struct Refused(Vec<Mistake>);
 
 impl Refused {

@@ -11,8 +11,6 @@ use ruff_text_size::Ranged;
 use super::{Lint, children, modules};
 use crate::interpreter::prelude;
 
-const LAMBDA: &str = "a lambda that calls it: key=lambda item: counts.get(item)";
-
 /// What names of a file hold, where every assignment says the same.
 pub(super) struct Made {
     /// Names that only ever hold generator expressions, which are lists here.
@@ -227,7 +225,13 @@ impl Lint<'_> {
 
     fn method(&mut self, attribute: &ExprAttribute) {
         let message = format!("the method {} is no value in a workflow: it can only be called", attribute.attr);
-        self.add(attribute.range(), "AttributeError", message, LAMBDA);
+        let types = ["str", "bytes", "int", "float", "list", "tuple", "dict", "set", "frozenset"];
+        let call = match &*attribute.value {
+            Expr::Name(name) if types.contains(&name.id.as_str()) => format!("item.{}()", attribute.attr),
+            Expr::Name(name) => format!("{}.{}(item)", name.id, attribute.attr),
+            _ => format!("….{}(item)", attribute.attr),
+        };
+        self.add(attribute.range(), "AttributeError", message, format!("a lambda that calls it: lambda item: {call}"));
     }
 
     /// `timedelta(seconds=0.5)`: the interpreter's takes whole numbers only.
