@@ -44,10 +44,9 @@ pub(crate) fn check(args: &args::Check) -> anyhow::Result<ExitCode> {
 
 fn inputs(program: &Program) -> Vec<Value> {
     match &program.entry {
-        Entry::Main(parameters) => parameters
-            .iter()
-            .map(|p| json!({"name": p.name, "required": p.kind == ParameterKind::Required}))
-            .collect(),
+        Entry::Main(parameters) => {
+            parameters.iter().map(|p| json!({"name": p.name, "required": p.kind == ParameterKind::Required})).collect()
+        }
         Entry::Script => Vec::new(),
     }
 }

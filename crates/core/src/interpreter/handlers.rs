@@ -12,6 +12,9 @@ use serde::{
     ser::{SerializeMap, SerializeSeq},
 };
 
+/// The interpreter's instruction that raises what is being handled.
+const RERAISE: u8 = 98;
+
 /// A place in the program: whether it is in the workflow's own file, where it begins and where it ends.
 type Place = (bool, (u32, u32), (u32, u32));
 
@@ -124,21 +127,18 @@ impl Strip<'_> {
     }
 }
 
-/// Gives the end of each `except` block an empty place: what passes there was not raised there.
+/// Gives every instruction that lets an exception pass an empty place: nothing is raised there. The table has an entry for
+/// each instruction.
 fn mark_passing(code: &mut Tree) {
-    let Some(Tree::List(handlers)) = code.get("E") else { return };
-    let is_end = |handler: &&Tree| matches!(handler.get("kind"), Some(Tree::Text(kind)) if kind == "Cleanup");
-    let ends: Vec<u64> = handlers.iter().filter(is_end).filter_map(|handler| handler.number("H")).collect();
+    let Some(Tree::Bytes(instructions)) = code.get("B").cloned() else { return };
+    let passes = |entry: &Tree| {
+        let offset = entry.number("B").and_then(|offset| usize::try_from(offset).ok());
+        offset.and_then(|offset| instructions.get(offset)) == Some(&RERAISE)
+    };
     let Some(Tree::List(table)) = code.get_mut("L") else { return };
-    for end in ends {
-        let at = table.partition_point(|entry| entry.number("B").is_some_and(|offset| offset < end));
-        let Some(mut mark) = table.first().cloned() else { return };
-        mark.set("B", end);
-        if let Some(range) = mark.get_mut("R") {
-            range.set("S", 0);
-            range.set("E", 0);
-        }
-        table.insert(at, mark);
+    for range in table.iter_mut().filter(|entry| passes(entry)).filter_map(|entry| entry.get_mut("R")) {
+        range.set("S", 0);
+        range.set("E", 0);
     }
 }
 
@@ -186,7 +186,8 @@ impl Tree {
 
     /// A function's instructions, with their places and handlers.
     fn is_code(&self) -> bool {
-        matches!(self, Self::Map(pairs) if pairs.len() == 5) && ["B", "C", "L", "E", "N"].iter().all(|key| self.get(key).is_some())
+        matches!(self, Self::Map(pairs) if pairs.len() == 5)
+            && ["B", "C", "L", "E", "N"].iter().all(|key| self.get(key).is_some())
     }
 
     /// The number of the file that code comes from.

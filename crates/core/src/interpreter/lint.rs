@@ -45,9 +45,10 @@ pub(super) fn findings(name: &str, source: &str, known: &Known<'_>) -> Vec<Compi
         found
     };
     let parsed = ruff_python_parser::parse_unchecked_source(source, ruff_python_ast::PySourceType::Python);
-    let unreadable = parsed.errors().iter().map(|error| {
-        Mistake::refused(error.location, "SyntaxError", error.error.to_string(), String::new())
-    });
+    let unreadable = parsed
+        .errors()
+        .iter()
+        .map(|error| Mistake::refused(error.location, "SyntaxError", error.error.to_string(), String::new()));
     let mut found: Vec<CompileError> = unreadable.map(at).collect();
     let readable = found.is_empty();
     let module = parsed.syntax();
@@ -57,7 +58,9 @@ pub(super) fn findings(name: &str, source: &str, known: &Known<'_>) -> Vec<Compi
     }
     let entered = syntax::entered(&module.body);
     // What is entered by `async with` is told with it.
-    mistakes.retain(|mistake| mistake.kind != "AttributeError" || !entered.iter().any(|at| at.contains_range(mistake.range)));
+    mistakes.retain(|mistake| {
+        mistake.kind != "AttributeError" || !entered.iter().any(|at| at.contains_range(mistake.range))
+    });
     mistakes.sort_by_key(|mistake| mistake.range.start());
     for mistake in mistakes.into_iter().map(at) {
         // One sentence for each place: what is said first is nearest to the root.
@@ -204,13 +207,7 @@ impl<'a> Visitor<'a> for Lint<'_> {
 }
 
 impl Lint<'_> {
-    fn add(
-        &mut self,
-        range: TextRange,
-        kind: &'static str,
-        message: impl Into<String>,
-        advice: impl Into<String>,
-    ) {
+    fn add(&mut self, range: TextRange, kind: &'static str, message: impl Into<String>, advice: impl Into<String>) {
         self.found.push(Mistake::refused(range, kind, message, advice));
     }
 

@@ -70,7 +70,10 @@ pub fn check(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {
             return vec![refused.clone()];
         }
         let mut found = lint::findings(name, source, known);
-        found.extend(refused.filter(|refused| !found.iter().any(|found| !found.warning && found.line == refused.line)));
+        found.extend(refused.filter(|refused| {
+            let told = |found: &CompileError| found.line == refused.line || found.message == refused.message;
+            !found.iter().any(|found| !found.warning && told(found))
+        }));
         found.sort_by_key(|found| (found.line, found.column));
         found
     })

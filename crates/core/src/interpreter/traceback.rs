@@ -118,7 +118,13 @@ pub(super) fn to_remember(turn: &Turn<'_>, origin: Origin<'_>, before: &[Seen]) 
 }
 
 /// The traceback of an exception that ended a turn. `before` are those that the state was handling.
-pub(super) fn text(turn: &Turn<'_>, origin: Origin<'_>, took: Duration, error: &MontyException, before: &[Seen]) -> String {
+pub(super) fn text(
+    turn: &Turn<'_>,
+    origin: Origin<'_>,
+    took: Duration,
+    error: &MontyException,
+    before: &[Seen],
+) -> String {
     let program = turn.program;
     let end = Seen::new(program, error);
     let caught = program.has_handlers && took < PATIENCE && error.exc_type().is_subclass_of(ExcType::BaseException);
@@ -127,7 +133,7 @@ pub(super) fn text(turn: &Turn<'_>, origin: Origin<'_>, took: Duration, error: &
         seen.extend(raised(turn, origin));
     }
     let tries = Tries::of(program);
-    let (place, first) = match place_of(&tries, &seen, &end) {
+    let (place, first) = match place_of(&seen, &end) {
         Some(place) => (place, seen[place].clone()),
         None => (seen.len(), end),
     };
@@ -159,22 +165,20 @@ impl Seen {
 }
 
 /// The last time that this exception was raised at a place of the file.
-fn place_of(tries: &Tries, seen: &[Seen], end: &Seen) -> Option<usize> {
-    let same = |seen: &Seen| seen.is(end) && seen.own && raised_there(tries, seen);
+fn place_of(seen: &[Seen], end: &Seen) -> Option<usize> {
+    let same = |seen: &Seen| seen.is(end) && seen.own && raised_there(seen);
     seen.iter().rposition(same)
 }
 
-/// Whether an exception was raised where it says. A handler that lets it pass gives it a place of its own.
-fn raised_there(tries: &Tries, seen: &Seen) -> bool {
-    let Some(last) = seen.frames.last().filter(|last| last.start != last.end) else { return false };
-    let (kind, message) = (seen.kind.to_string(), seen.message.as_deref());
-    !last.hide_caret || seen.kind == ExcType::AttributeError || tries.raises(last, &kind, message)
+/// Whether an exception was raised where it says. What a handler lets pass has an empty place.
+fn raised_there(seen: &Seen) -> bool {
+    seen.frames.last().is_some_and(|last| last.start != last.end)
 }
 
 /// `raise error`, where `error` was raised before: both places, as Python shows them.
-fn with_earlier(tries: &Tries, before: &[Seen], mut one: Seen) -> Seen {
+fn with_earlier(tries: &Tries<'_>, before: &[Seen], mut one: Seen) -> Seen {
     let Some(last) = one.frames.last().filter(|last| tries.raises_variable(last)) else { return one };
-    let earlier = before.iter().rev().find(|seen| seen.is(&one) && seen.own && raised_there(tries, seen));
+    let earlier = before.iter().rev().find(|seen| seen.is(&one) && seen.own && raised_there(seen));
     if let Some(earlier) = earlier {
         let from = earlier.frames.iter().position(|frame| frame.name == last.name);
         let from = from.unwrap_or(earlier.frames.len().saturating_sub(1));
@@ -184,13 +188,13 @@ fn with_earlier(tries: &Tries, before: &[Seen], mut one: Seen) -> Seen {
 }
 
 /// The exception that was being handled when this one was raised, with how the two belong together.
-fn context_of(tries: &Tries, before: &[Seen], one: &Seen) -> Option<(Why, usize)> {
+fn context_of(tries: &Tries<'_>, before: &[Seen], one: &Seen) -> Option<(Why, usize)> {
     let cause = one.frames.last().map(|last| tries.cause(last)).unwrap_or_default();
     for (depth, frame) in one.frames.iter().enumerate().rev() {
         let innermost = depth + 1 == one.frames.len();
         let Some(handler) = tries.handler_around(frame) else { continue };
         let inside = |seen: &Seen| seen.frames.iter().any(|frame| tries.is_in_body(&handler, frame));
-        let place = before.iter().rposition(|seen| raised_there(tries, seen) && inside(seen))?;
+        let place = before.iter().rposition(|seen| raised_there(seen) && inside(seen))?;
         // It passed this handler on its own way.
         if before[place].is(one) && before[place].frames.last() == one.frames.last() {
             continue;

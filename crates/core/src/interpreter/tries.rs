@@ -30,11 +30,7 @@ pub(super) struct Handler {
 
 struct Raise {
     stmt: TextRange,
-    /// The name that is called or raised; none for anything else, and for `assert`.
-    name: Option<String>,
-    /// The message, where it stands there.
-    text: Option<String>,
-    /// It is not made here.
+    /// What it raises was made elsewhere.
     is_variable: bool,
     /// `from None`, or from what; none without `from`.
     cause: Option<Option<String>>,
@@ -73,14 +69,6 @@ impl<'a> Tries<'a> {
         self.raises.iter().filter(|raise| raise.stmt.contains(at)).min_by_key(|raise| raise.stmt.len())
     }
 
-    /// Whether a statement stands there that can raise this kind of exception.
-    pub(super) fn raises(&self, frame: &Frame, kind: &str, message: Option<&str>) -> bool {
-        let Some(raise) = self.raise_at(frame) else { return false };
-        let fits = |name: &String| name == kind || !is_exception(name);
-        let says = |text: &String| Some(text.as_str()) == message;
-        raise.name.as_ref().is_none_or(fits) && raise.text.as_ref().is_none_or(says)
-    }
-
     pub(super) fn raises_variable(&self, frame: &Frame) -> bool {
         self.raise_at(frame).is_some_and(|raise| raise.is_variable)
     }
@@ -107,10 +95,6 @@ impl<'a> Tries<'a> {
     fn function_at(&self, at: TextSize) -> Option<TextRange> {
         self.functions.iter().filter(|function| function.contains(at)).min_by_key(|function| function.len()).copied()
     }
-}
-
-fn is_exception(name: &str) -> bool {
-    name.ends_with("Error") || matches!(name, "Exception" | "BaseException" | "KeyboardInterrupt" | "StopIteration")
 }
 
 /// Whether anything in a file sees exceptions on their way.
@@ -202,24 +186,18 @@ impl<'a> Visitor<'a> for Read<'_, '_> {
             }
             Stmt::Raise(raise) => {
                 if let Some(raised) = &raise.exc {
-                    let (named, is_variable) = match &**raised {
-                        Expr::Call(call) => (call.func.as_name_expr(), false),
-                        Expr::Name(name) => (Some(name), !is_exception(&name.id)),
-                        _ => (None, true),
+                    let is_variable = match &**raised {
+                        Expr::Call(_) => false,
+                        Expr::Name(name) => name.id.parse::<monty_types::ExcType>().is_err(),
+                        _ => true,
                     };
                     let cause = raise.cause.as_ref().map(|cause| match &**cause {
                         Expr::NoneLiteral(_) => None,
                         Expr::Name(name) => Some(name.id.to_string()),
                         _ => Some(String::new()),
                     });
-                    let first = raised.as_call_expr().and_then(|call| call.arguments.args.first());
-                    let text = first.and_then(Expr::as_string_literal_expr).map(|text| text.value.to_str().to_owned());
-                    let name = named.map(|name| name.id.to_string());
-                    self.tries.raises.push(Raise { stmt: raise.range, name, text, is_variable, cause });
+                    self.tries.raises.push(Raise { stmt: raise.range, is_variable, cause });
                 }
-            }
-            Stmt::Assert(assert) => {
-                self.tries.raises.push(Raise { stmt: assert.range, name: None, text: None, is_variable: false, cause: None });
             }
             _ => {}
         }

@@ -240,7 +240,8 @@ impl<'a> Run<'a> {
             let (header, state) = dump.split_at_checked(waits::DUMP_HEADER)?;
             Some([header, &handlers::strip(state, &self.turn.program.texts(), left)?].concat())
         });
-        let loaded = Dump::load(stripped.as_deref().unwrap_or(dump)).map_err(|error| SnapshotError::Unreadable(error.to_string()))?;
+        let loaded = Dump::load(stripped.as_deref().unwrap_or(dump))
+            .map_err(|error| SnapshotError::Unreadable(error.to_string()))?;
         let Session::Running(progress) = loaded.state else {
             return Err(SnapshotError::Unreadable("it is not a running program".into()).into());
         };

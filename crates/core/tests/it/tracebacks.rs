@@ -13,39 +13,155 @@ use serde_json::Value;
 
 /// Bodies of files that end with an exception. `fail(x)` of a worker raises `ValueError(x)`, `ok(x)` gives `x`.
 const SHAPES: &[(&str, &str)] = &[
-    ("an unmatched except", "async def main():\n    try:\n        {}['missing']\n    except TimeoutError:\n        print()\n"),
-    ("several unmatched clauses", "def main():\n    try:\n        x = 1\n        int('x')\n        x = 2\n    except KeyError:\n        print(1)\n    except (TypeError, IndexError) as e:\n        print(e)\n    else:\n        print(2)\n"),
+    (
+        "an unmatched except",
+        "async def main():\n    try:\n        {}['missing']\n    except TimeoutError:\n        print()\n",
+    ),
+    (
+        "several unmatched clauses",
+        "def main():\n    try:\n        x = 1\n        int('x')\n        x = 2\n    except KeyError:\n        print(1)\n    except (TypeError, IndexError) as e:\n        print(e)\n    else:\n        print(2)\n",
+    ),
     ("a finally", "def main():\n    try:\n        1 / 0\n    finally:\n        print('a')\n        print('b')\n"),
-    ("nested try, except and finally", "def main():\n    try:\n        try:\n            try:\n                [][1]\n            except KeyError:\n                pass\n        finally:\n            x = 1\n    except ValueError:\n        x = 2\n"),
-    ("a bare raise", "def main():\n    try:\n        x = 1\n        int('q')\n    except ValueError:\n        print('seen')\n        raise\n"),
-    ("a bare raise after another raise", "def main(n=0):\n    try:\n        int('q')\n    except ValueError:\n        if n:\n            raise ValueError('other')\n        raise\n"),
-    ("raise of what was caught", "def main():\n    try:\n        int('q')\n    except ValueError as error:\n        print(error)\n        raise error\n"),
-    ("a function called in try", "def deep(x):\n    y = x\n    return int(y)\n\ndef middle(x):\n    return deep(x)\n\ndef main():\n    try:\n        middle('q')\n    except KeyError:\n        print()\n"),
-    ("try in each function", "def deep(x):\n    try:\n        return int(x)\n    finally:\n        x = 1\n\ndef middle(x):\n    try:\n        return deep(x)\n    except KeyError:\n        pass\n\ndef main():\n    try:\n        middle('q')\n    except TypeError:\n        print()\n"),
-    ("with", "class Box:\n    def __enter__(self):\n        return self\n    def __exit__(self, *args):\n        return False\n\ndef main():\n    with Box() as box:\n        x = 1\n        {}['k']\n        x = 2\n"),
-    ("caught before in the same block", "def main():\n    for text in ['1', 'q']:\n        try:\n            x = {'1': 1}[text]\n            y = [1][x]\n        except IndexError:\n            print()\n"),
-    ("caught in a loop and then not", "def main():\n    found = {'a': 1}\n    for row in [{'n': 'x'}, {}, {'n': '7'}]:\n        try:\n            n = row['n']\n            found[int(n)] = 1\n            n + 1\n        except (KeyError, ValueError):\n            continue\n"),
-    ("attempts", "def main():\n    for attempt in range(3):\n        try:\n            int('q')\n        except ValueError:\n            if attempt == 2:\n                raise\n"),
-    ("same text twice", "def main():\n    try:\n        int('q')\n    except ValueError:\n        pass\n    x = 1\n    try:\n        int('q')\n    finally:\n        x = 2\n"),
-    ("raise from", "def main():\n    try:\n        int('q')\n    except ValueError as error:\n        raise RuntimeError('no number') from error\n"),
-    ("raise from None", "def main():\n    try:\n        int('q')\n    except ValueError as error:\n        raise RuntimeError('no number') from None\n"),
+    (
+        "nested try, except and finally",
+        "def main():\n    try:\n        try:\n            try:\n                [][1]\n            except KeyError:\n                pass\n        finally:\n            x = 1\n    except ValueError:\n        x = 2\n",
+    ),
+    (
+        "a bare raise",
+        "def main():\n    try:\n        x = 1\n        int('q')\n    except ValueError:\n        print('seen')\n        raise\n",
+    ),
+    (
+        "a bare raise after another raise",
+        "def main(n=0):\n    try:\n        int('q')\n    except ValueError:\n        if n:\n            raise ValueError('other')\n        raise\n",
+    ),
+    (
+        "raise of what was caught",
+        "def main():\n    try:\n        int('q')\n    except ValueError as error:\n        print(error)\n        raise error\n",
+    ),
+    (
+        "a function called in try",
+        "def deep(x):\n    y = x\n    return int(y)\n\ndef middle(x):\n    return deep(x)\n\ndef main():\n    try:\n        middle('q')\n    except KeyError:\n        print()\n",
+    ),
+    (
+        "try in each function",
+        "def deep(x):\n    try:\n        return int(x)\n    finally:\n        x = 1\n\ndef middle(x):\n    try:\n        return deep(x)\n    except KeyError:\n        pass\n\ndef main():\n    try:\n        middle('q')\n    except TypeError:\n        print()\n",
+    ),
+    (
+        "with",
+        "class Box:\n    def __enter__(self):\n        return self\n    def __exit__(self, *args):\n        return False\n\ndef main():\n    with Box() as box:\n        x = 1\n        {}['k']\n        x = 2\n",
+    ),
+    (
+        "caught before in the same block",
+        "def main():\n    for text in ['1', 'q']:\n        try:\n            x = {'1': 1}[text]\n            y = [1][x]\n        except IndexError:\n            print()\n",
+    ),
+    (
+        "caught in a loop and then not",
+        "def main():\n    found = {'a': 1}\n    for row in [{'n': 'x'}, {}, {'n': '7'}]:\n        try:\n            n = row['n']\n            found[int(n)] = 1\n            n + 1\n        except (KeyError, ValueError):\n            continue\n",
+    ),
+    (
+        "attempts",
+        "def main():\n    for attempt in range(3):\n        try:\n            int('q')\n        except ValueError:\n            if attempt == 2:\n                raise\n",
+    ),
+    (
+        "same text twice",
+        "def main():\n    try:\n        int('q')\n    except ValueError:\n        pass\n    x = 1\n    try:\n        int('q')\n    finally:\n        x = 2\n",
+    ),
+    (
+        "raise from",
+        "def main():\n    try:\n        int('q')\n    except ValueError as error:\n        raise RuntimeError('no number') from error\n",
+    ),
+    (
+        "raise from None",
+        "def main():\n    try:\n        int('q')\n    except ValueError as error:\n        raise RuntimeError('no number') from None\n",
+    ),
     ("raise while handling", "def main():\n    try:\n        int('q')\n    except ValueError:\n        {}['k']\n"),
-    ("a function that raises while handling", "def undo():\n    raise RuntimeError('undo')\n\ndef main():\n    try:\n        int('q')\n    except ValueError:\n        undo()\n"),
-    ("a chain of three", "def main():\n    try:\n        try:\n            int('q')\n        except ValueError as error:\n            raise KeyError('second') from error\n    except KeyError as error:\n        raise RuntimeError('third') from error\n"),
+    (
+        "a function that raises while handling",
+        "def undo():\n    raise RuntimeError('undo')\n\ndef main():\n    try:\n        int('q')\n    except ValueError:\n        undo()\n",
+    ),
+    (
+        "a chain of three",
+        "def main():\n    try:\n        try:\n            int('q')\n        except ValueError as error:\n            raise KeyError('second') from error\n    except KeyError as error:\n        raise RuntimeError('third') from error\n",
+    ),
     ("raise in finally", "def main():\n    try:\n        int('q')\n    finally:\n        {}['k']\n"),
-    ("after a try that was well", "def main():\n    try:\n        int('q')\n    except ValueError:\n        x = 1\n    y = 2\n    {}['after']\n"),
-    ("else", "def main():\n    try:\n        x = 1\n    except ValueError:\n        x = 2\n    else:\n        {}['else']\n    finally:\n        x = 3\n"),
+    (
+        "after a try that was well",
+        "def main():\n    try:\n        int('q')\n    except ValueError:\n        x = 1\n    y = 2\n    {}['after']\n",
+    ),
+    (
+        "else",
+        "def main():\n    try:\n        x = 1\n    except ValueError:\n        x = 2\n    else:\n        {}['else']\n    finally:\n        x = 3\n",
+    ),
     ("assert", "def main():\n    try:\n        x = 1\n        assert False, 'never'\n    finally:\n        x = 2\n"),
     ("attribute", "def main():\n    try:\n        x = 1\n        x.nope\n    except KeyError:\n        print()\n"),
-    ("undefined", "def main():\n    try:\n        x = 1\n        y = nowhere_defined\n    except KeyError:\n        print()\n"),
-    ("a call that fails in try", "from tasks import fail, ok\n\nasync def main():\n    try:\n        x = await ok(1)\n        await fail('boom')\n        x = 2\n    except TimeoutError:\n        print()\n"),
-    ("a call that fails in a function", "from tasks import fail, ok\n\nasync def step(n):\n    await ok(n)\n    return await fail('boom')\n\nasync def main():\n    try:\n        await step(1)\n    finally:\n        x = 2\n"),
-    ("compensation that awaits", "from tasks import fail, ok\n\nasync def main():\n    try:\n        await ok(1)\n        await fail('boom')\n    except ValueError:\n        await ok(2)\n        await ok(3)\n        raise\n"),
-    ("finally that awaits", "from tasks import fail, ok\n\nasync def main():\n    try:\n        x = [1]\n        x[4]\n    finally:\n        await ok(2)\n"),
-    ("raise from over awaits", "from tasks import fail, ok\n\nasync def main():\n    try:\n        await fail('boom')\n    except ValueError as error:\n        await ok(2)\n        raise RuntimeError('order 7') from error\n"),
-    ("another while a clean-up awaits", "from tasks import fail, ok\n\nasync def main():\n    try:\n        await fail('boom')\n    except ValueError:\n        await ok(2)\n        await fail('undo')\n"),
-    ("caught over awaits and forgotten", "from tasks import fail, ok\n\nasync def main():\n    try:\n        await fail('boom')\n    except ValueError:\n        await ok(2)\n    await ok(3)\n    {}['k']\n"),
-    ("with the module durable", "import durable\nfrom tasks import fail, ok\n\nasync def main():\n    durable.log('x')\n    try:\n        await fail('boom')\n    except KeyError:\n        await ok(2)\n"),
+    (
+        "undefined",
+        "def main():\n    try:\n        x = 1\n        y = nowhere_defined\n    except KeyError:\n        print()\n",
+    ),
+    (
+        "a call that fails in try",
+        "from tasks import fail, ok\n\nasync def main():\n    try:\n        x = await ok(1)\n        await fail('boom')\n        x = 2\n    except TimeoutError:\n        print()\n",
+    ),
+    (
+        "a call that fails in a function",
+        "from tasks import fail, ok\n\nasync def step(n):\n    await ok(n)\n    return await fail('boom')\n\nasync def main():\n    try:\n        await step(1)\n    finally:\n        x = 2\n",
+    ),
+    (
+        "compensation that awaits",
+        "from tasks import fail, ok\n\nasync def main():\n    try:\n        await ok(1)\n        await fail('boom')\n    except ValueError:\n        await ok(2)\n        await ok(3)\n        raise\n",
+    ),
+    (
+        "finally that awaits",
+        "from tasks import fail, ok\n\nasync def main():\n    try:\n        x = [1]\n        x[4]\n    finally:\n        await ok(2)\n",
+    ),
+    (
+        "raise from over awaits",
+        "from tasks import fail, ok\n\nasync def main():\n    try:\n        await fail('boom')\n    except ValueError as error:\n        await ok(2)\n        raise RuntimeError('order 7') from error\n",
+    ),
+    (
+        "another while a clean-up awaits",
+        "from tasks import fail, ok\n\nasync def main():\n    try:\n        await fail('boom')\n    except ValueError:\n        await ok(2)\n        await fail('undo')\n",
+    ),
+    (
+        "caught over awaits and forgotten",
+        "from tasks import fail, ok\n\nasync def main():\n    try:\n        await fail('boom')\n    except ValueError:\n        await ok(2)\n    await ok(3)\n    {}['k']\n",
+    ),
+    (
+        "finally that ends with a raise of its kind",
+        "def main(n=0):\n    try:\n        int('q')\n    finally:\n        if n:\n            raise ValueError('other')\n",
+    ),
+    (
+        "an attribute in finally",
+        "class Box:\n    size = 1\n\ndef main():\n    box = Box()\n    try:\n        box.nope\n    finally:\n        box.size\n",
+    ),
+    (
+        "raise of what was caught, elsewhere",
+        "def check(text):\n    int(text)\n\ndef main():\n    kept = None\n    try:\n        check('q')\n    except ValueError as error:\n        kept = error\n    if kept:\n        raise kept\n",
+    ),
+    (
+        "a cause that was handled before",
+        "def load(n):\n    try:\n        return {}[n]\n    except KeyError as error:\n        raise LookupError(f'no {n}') from error\n\ndef main():\n    try:\n        load('a')\n    except LookupError:\n        pass\n    try:\n        load('b')\n    finally:\n        print()\n",
+    ),
+    (
+        "return in the way",
+        "def pick(rows):\n    for row in rows:\n        try:\n            return int(row)\n        except ValueError:\n            continue\n        finally:\n            x = 1\n    raise LookupError('none')\n\ndef main():\n    try:\n        pick(['a', 'b'])\n    except KeyError:\n        pass\n",
+    ),
+    (
+        "a lambda",
+        "def main():\n    f = lambda text: int(text)\n    try:\n        f('q')\n    except KeyError:\n        pass\n",
+    ),
+    (
+        "a comprehension",
+        "def one(text):\n    return int(text)\n\ndef main():\n    try:\n        x = 1\n        for text in ['1', 'q']:\n            one(text)\n    except KeyError:\n        pass\n",
+    ),
+    (
+        "a method",
+        "class Shop:\n    def sell(self, n):\n        try:\n            return {}[n]\n        finally:\n            self.sold = n\n\ndef main():\n    shop = Shop()\n    try:\n        shop.sell('a')\n    except TypeError:\n        pass\n",
+    ),
+    (
+        "with the module durable",
+        "import durable\nfrom tasks import fail, ok\n\nasync def main():\n    durable.log('x')\n    try:\n        await fail('boom')\n    except KeyError:\n        await ok(2)\n",
+    ),
 ];
 
 fn run(source: &str) -> Failure {
@@ -158,4 +274,39 @@ fn tracebacks_name_the_lines_and_functions_that_cpython_names() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cause_keeps_the_traceback_of_the_function_that_failed() {
+    let source = "
+async def main():
+    try:
+        await pay(1)
+    except ValueError as error:
+        await note(1)
+        raise RuntimeError('order 7') from error
+";
+    let (url, _folder) = durable_testing::sqlite();
+    let rig = durable_testing::Rig::new(&url, "w");
+    let id = rig.insert(source).await;
+    rig.tick().await;
+    let ended = rig.run_queues(&id, &["default"], |work| match work.function.as_str() {
+        "pay" => Err(Failure {
+            traceback: Some("Traceback (most recent call last):\n  File \"tasks.py\", line 9, in pay".into()),
+            ..Failure::new("ValueError", "no funds")
+        }),
+        _ => Ok(Value::Null),
+    });
+    let traceback = ended.await.error.unwrap().traceback.unwrap();
+    let order = [
+        "workflow.py\", line 4, in main",
+        "ValueError: no funds",
+        "In pay, called on line 4 (call 0):",
+        "tasks.py\", line 9, in pay",
+        "The above exception was the direct cause of the following exception:",
+        "workflow.py\", line 7, in main",
+        "RuntimeError: order 7",
+    ];
+    let places: Vec<_> = order.iter().map(|part| traceback.find(part)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{traceback}");
 }

@@ -59,7 +59,11 @@ impl Lint<'_> {
                     && !self.scopes.is_read(answer)
                 {
                     let message = format!("a callback is made and dropped: {} is never awaited", answer.id);
-                    self.warn(answer.range(), message, format!("await {} to have what it is completed with", answer.id));
+                    self.warn(
+                        answer.range(),
+                        message,
+                        format!("await {} to have what it is completed with", answer.id),
+                    );
                 }
             }
             _ => {}

@@ -27,9 +27,13 @@ pub(super) fn mistakes(call: &ExprCall, texts: &BTreeMap<String, String>, known:
         .map(|found| {
             let line = found.line.map_or_else(String::new, |line| format!(", line {line}"));
             let excerpt = found.excerpt.as_ref().and_then(|excerpt| excerpt.lines().next()).unwrap_or_default();
-            let message = format!("in the text of {name}{line}: {}: {} ({})", found.kind, found.message, excerpt.trim());
+            let message =
+                format!("in the text of {name}{line}: {}: {} ({})", found.kind, found.message, excerpt.trim());
             let warning = found.warning;
-            Mistake { warning, ..Mistake::refused(given.range(), "SyntaxError", message, found.advice.unwrap_or_default()) }
+            Mistake {
+                warning,
+                ..Mistake::refused(given.range(), "SyntaxError", message, found.advice.unwrap_or_default())
+            }
         })
         .collect()
 }

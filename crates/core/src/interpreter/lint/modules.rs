@@ -68,7 +68,9 @@ fn runs(text: &str) -> bool {
 /// What to write instead of a name that a module of the interpreter lacks.
 pub(super) fn instead(module: &str, name: &str) -> &'static str {
     match (module, name) {
-        ("asyncio", name) => asyncio::instead(name).unwrap_or("it has gather, run and sleep; the module durable has more"),
+        ("asyncio", name) => {
+            asyncio::instead(name).unwrap_or("it has gather, run and sleep; the module durable has more")
+        }
         ("dataclasses", "asdict" | "astuple" | "fields") => "write the fields out: {\"name\": order.name}",
         ("dataclasses", "replace") => "make a new one: Order(name=order.name, paid=True)",
         ("functools", "wraps" | "update_wrapper") => "leave it out: functions of a workflow have no __name__ to keep",
@@ -102,21 +104,38 @@ pub(super) fn is_system(dotted: &str) -> bool {
 /// CPython's builtins that the interpreter lacks, with what to write instead.
 pub(super) fn builtin_instead(name: &str) -> Option<&'static str> {
     Some(match name {
-        "callable" | "issubclass" | "dir" | "vars" | "globals" | "delattr" | "super" | "classmethod" | "staticmethod"
-        | "compile" | "__import__" | "memoryview" | "bytearray" | "aiter" | "anext" | "help" | "breakpoint" => {
-            "write it another way, or in a function of a worker"
-        }
+        "callable" | "issubclass" | "dir" | "vars" | "globals" | "delattr" | "super" | "classmethod"
+        | "staticmethod" | "compile" | "__import__" | "memoryview" | "bytearray" | "aiter" | "anext" | "help"
+        | "breakpoint" => "write it another way, or in a function of a worker",
         "ascii" => "repr(value)",
         "input" => "await durable.wait_signal(name), or a parameter of main",
         "exit" | "quit" => "return from main, or raise RuntimeError(\"…\")",
-        "ConnectionError" | "ConnectionRefusedError" | "ConnectionResetError" | "ConnectionAbortedError"
-        | "BrokenPipeError" | "IOError" | "EnvironmentError" | "InterruptedError" | "ProcessLookupError"
-        | "ChildProcessError" | "BlockingIOError" => "OSError: a function's error of that type arrives as one",
-        "EOFError" | "BufferError" | "ReferenceError" | "SystemError" | "StopAsyncIteration" | "GeneratorExit"
-        | "FloatingPointError" | "IndentationError" | "TabError" | "UnboundLocalError" | "UnicodeError"
-        | "UnicodeTranslateError" | "ModuleNotFoundError" | "ExceptionGroup" | "BaseExceptionGroup" => {
-            "its nearest base that the interpreter has: Exception, ValueError, RuntimeError"
-        }
+        "ConnectionError"
+        | "ConnectionRefusedError"
+        | "ConnectionResetError"
+        | "ConnectionAbortedError"
+        | "BrokenPipeError"
+        | "IOError"
+        | "EnvironmentError"
+        | "InterruptedError"
+        | "ProcessLookupError"
+        | "ChildProcessError"
+        | "BlockingIOError" => "OSError: a function's error of that type arrives as one",
+        "EOFError"
+        | "BufferError"
+        | "ReferenceError"
+        | "SystemError"
+        | "StopAsyncIteration"
+        | "GeneratorExit"
+        | "FloatingPointError"
+        | "IndentationError"
+        | "TabError"
+        | "UnboundLocalError"
+        | "UnicodeError"
+        | "UnicodeTranslateError"
+        | "ModuleNotFoundError"
+        | "ExceptionGroup"
+        | "BaseExceptionGroup" => "its nearest base that the interpreter has: Exception, ValueError, RuntimeError",
         name if name.ends_with("Warning") && name != "Warning" || name == "Warning" => "durable.log(…)",
         _ => return None,
     })

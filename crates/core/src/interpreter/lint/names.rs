@@ -10,8 +10,30 @@ const ALIKE: f64 = 0.88;
 
 /// Builtins that are misspelt easily.
 const BUILTINS: [&str; 24] = [
-    "print", "len", "range", "sorted", "enumerate", "isinstance", "reversed", "round", "filter", "zip", "sum", "min",
-    "max", "abs", "any", "all", "list", "dict", "tuple", "str", "ValueError", "TypeError", "RuntimeError", "KeyError",
+    "print",
+    "len",
+    "range",
+    "sorted",
+    "enumerate",
+    "isinstance",
+    "reversed",
+    "round",
+    "filter",
+    "zip",
+    "sum",
+    "min",
+    "max",
+    "abs",
+    "any",
+    "all",
+    "list",
+    "dict",
+    "tuple",
+    "str",
+    "ValueError",
+    "TypeError",
+    "RuntimeError",
+    "KeyError",
 ];
 
 impl Lint<'_> {

@@ -4,7 +4,7 @@ use ruff_python_ast::{
     Comprehension, Expr, Stmt, StmtClassDef,
     visitor::{Visitor, walk_comprehension, walk_expr, walk_stmt},
 };
-use ruff_text_size::{Ranged, TextRange};
+use ruff_text_size::{Ranged, TextLen, TextRange};
 
 use super::{Mistake, asyncio};
 use crate::interpreter::advice;
@@ -107,9 +107,10 @@ impl<'a> Visitor<'a> for Refused {
             }
             Stmt::With(with) if with.is_async => self.async_with(with),
             Stmt::Try(attempt) if attempt.is_star => {
-                let at = attempt.handlers.first().map_or(attempt.range(), |handler| {
-                    TextRange::at(handler.start(), ruff_text_size::TextSize::from(7))
-                });
+                let at = attempt
+                    .handlers
+                    .first()
+                    .map_or(attempt.range(), |handler| TextRange::at(handler.start(), "except*".text_len()));
                 self.add(at, "exception groups (try*/except*)");
             }
             Stmt::ImportFrom(import) if import.level > 0 => self.add(import.range(), "relative imports"),

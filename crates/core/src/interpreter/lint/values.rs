@@ -202,7 +202,8 @@ impl Lint<'_> {
         let named = |name: Option<&str>| matches!(name, Some("key" | "default_factory"));
         let keywords = call.arguments.keywords.iter();
         let by_name = keywords.filter(|keyword| named(keyword.arg.as_deref())).map(|keyword| &keyword.value);
-        let methods: Vec<&ExprAttribute> = first.into_iter().chain(by_name).filter_map(Expr::as_attribute_expr).collect();
+        let methods: Vec<&ExprAttribute> =
+            first.into_iter().chain(by_name).filter_map(Expr::as_attribute_expr).collect();
         for method in methods {
             if self.made.is_method(&method.attr) && self.imported(&method.value).is_none() {
                 self.method(method);
@@ -214,7 +215,8 @@ impl Lint<'_> {
 
     /// `d.get` without a call, where `d` is known to be no object of the file's own.
     pub(super) fn method_as_value(&mut self, attribute: &ExprAttribute) {
-        if !attribute.ctx.is_load() || self.called.contains(&attribute.range()) || !self.made.is_method(&attribute.attr) {
+        if !attribute.ctx.is_load() || self.called.contains(&attribute.range()) || !self.made.is_method(&attribute.attr)
+        {
             return;
         }
         let types = ["str", "bytes", "int", "float", "list", "tuple", "dict", "set", "frozenset"];

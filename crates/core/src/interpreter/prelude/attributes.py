@@ -57,7 +57,7 @@ BaseException __cause__ __context__ __dict__ __traceback__ add_note .args with_t
         if is_own:
             return name in ("__dict__", "__module__"), False
         names = table["BaseException"] if isinstance(value, BaseException) else table.get(type(value).__name__, [])
-        if isinstance(value, type):
+        if type(value).__name__ == "type":
             of_class = [] if has(value, "__module__") else table.get(value.__name__, [])
             names = names + of_class
         if name not in names and "." + name not in names and name.startswith("__") and name not in told:
