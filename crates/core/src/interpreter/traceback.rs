@@ -20,7 +20,7 @@ use super::{
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often a turn is taken again at most.
-const ROUNDS: usize = 24;
+const ROUNDS: usize = 100;
 
 /// How many exceptions that a state is still handling are remembered.
 const REMEMBERED: usize = 16;
@@ -96,10 +96,11 @@ fn raised(turn: &Turn<'_>, origin: Origin<'_>) -> Vec<Seen> {
         if left.is_zero() || error.traceback().is_empty() {
             break;
         }
-        seen.push(found);
-        // Every frame counts: the handler may be in any of them.
-        let news = error.traceback().iter().filter(|frame| kept.keep(&program.name, frame)).count();
-        if news == 0 {
+        if seen.last() != Some(&found) {
+            seen.push(found);
+        }
+        // The innermost handler is what catches it: one frame further out only if there was none.
+        if !error.traceback().iter().rev().any(|frame| kept.keep(&program.name, frame)) {
             break;
         }
     }
@@ -135,20 +136,22 @@ pub(super) fn text(
     let tries = Tries::of(program);
     let (place, first) = match place_of(&seen, &end) {
         Some(place) => (place, seen[place].clone()),
-        None => (seen.len(), end),
+        None => (0, like_one_before(&seen, end)),
     };
     let mut shown = Vec::new();
     let (mut at, mut next) = (place, Some(with_earlier(&tries, &seen[..place], first)));
     while let Some(one) = next.take().filter(|_| shown.len() < 2 * REMEMBERED) {
         let why = context_of(&tries, &seen[..at], &one);
         shown.push(one.text(program));
-        if let Some((why, place)) = why {
+        if let Some((why, place, from)) = why {
             let sentence = match why {
                 Why::Cause => "The above exception was the direct cause of the following exception:",
                 Why::Context => "During handling of the above exception, another exception occurred:",
             };
             shown.push(format!("\n{sentence}\n"));
-            next = Some(with_earlier(&tries, &seen[..place], seen[place].clone()));
+            let mut before = seen[place].clone();
+            before.frames.drain(..from);
+            next = Some(with_earlier(&tries, &seen[..place], before));
             at = place;
         }
     }
@@ -170,6 +173,15 @@ fn place_of(seen: &[Seen], end: &Seen) -> Option<usize> {
     seen.iter().rposition(same)
 }
 
+/// What was raised where another had been caught before is not seen by itself: it has the place of that one.
+fn like_one_before(seen: &[Seen], mut end: Seen) -> Seen {
+    let before = seen.iter().rev().find(|seen| seen.kind == end.kind && seen.own && raised_there(seen));
+    if let Some(before) = before {
+        end.frames.clone_from(&before.frames);
+    }
+    end
+}
+
 /// Whether an exception was raised where it says. What a handler lets pass has an empty place.
 fn raised_there(seen: &Seen) -> bool {
     seen.frames.last().is_some_and(|last| last.start != last.end)
@@ -178,7 +190,8 @@ fn raised_there(seen: &Seen) -> bool {
 /// `raise error`, where `error` was raised before: both places, as Python shows them.
 fn with_earlier(tries: &Tries<'_>, before: &[Seen], mut one: Seen) -> Seen {
     let Some(last) = one.frames.last().filter(|last| tries.raises_variable(last)) else { return one };
-    let earlier = before.iter().rev().find(|seen| seen.is(&one) && seen.own && raised_there(seen));
+    let elsewhere = |seen: &&Seen| seen.own && raised_there(seen) && seen.frames.last() != Some(last);
+    let earlier = before.iter().rev().find(|seen| seen.is(&one) && elsewhere(seen));
     if let Some(earlier) = earlier {
         let from = earlier.frames.iter().position(|frame| frame.name == last.name);
         let from = from.unwrap_or(earlier.frames.len().saturating_sub(1));
@@ -187,23 +200,28 @@ fn with_earlier(tries: &Tries<'_>, before: &[Seen], mut one: Seen) -> Seen {
     one
 }
 
-/// The exception that was being handled when this one was raised, with how the two belong together.
-fn context_of(tries: &Tries<'_>, before: &[Seen], one: &Seen) -> Option<(Why, usize)> {
+/// The exception that was being handled when this one was raised, with how the two belong together, and the frame in which
+/// it was caught.
+fn context_of(tries: &Tries<'_>, before: &[Seen], one: &Seen) -> Option<(Why, usize, usize)> {
     let cause = one.frames.last().map(|last| tries.cause(last)).unwrap_or_default();
     for (depth, frame) in one.frames.iter().enumerate().rev() {
         let innermost = depth + 1 == one.frames.len();
         let Some(handler) = tries.handler_around(frame) else { continue };
-        let inside = |seen: &Seen| seen.frames.iter().any(|frame| tries.is_in_body(&handler, frame));
+        let caught_in = |seen: &Seen| seen.frames.iter().position(|frame| tries.is_in_body(&handler, frame));
+        // It came the same way, if the frames around are known of both.
+        let same_way = |seen: &Seen, from: usize| from == 0 || depth == 0 || seen.frames[..from] == one.frames[..depth];
+        let inside = |seen: &Seen| caught_in(seen).is_some_and(|from| same_way(seen, from));
         let place = before.iter().rposition(|seen| raised_there(seen) && inside(seen))?;
+        let from = caught_in(&before[place])?;
         // It passed this handler on its own way.
         if before[place].is(one) && before[place].frames.last() == one.frames.last() {
             continue;
         }
         return match (&cause, innermost) {
             (Some(None), _) => None,
-            (Some(Some(name)), true) if handler.name.as_ref() == Some(name) => Some((Why::Cause, place)),
+            (Some(Some(name)), true) if handler.name.as_ref() == Some(name) => Some((Why::Cause, place, from)),
             (Some(Some(_)), _) => None,
-            (None, _) => Some((Why::Context, place)),
+            (None, _) => Some((Why::Context, place, from)),
         };
     }
     None

@@ -139,10 +139,6 @@ const SHAPES: &[(&str, &str)] = &[
         "def check(text):\n    int(text)\n\ndef main():\n    kept = None\n    try:\n        check('q')\n    except ValueError as error:\n        kept = error\n    if kept:\n        raise kept\n",
     ),
     (
-        "a cause that was handled before",
-        "def load(n):\n    try:\n        return {}[n]\n    except KeyError as error:\n        raise LookupError(f'no {n}') from error\n\ndef main():\n    try:\n        load('a')\n    except LookupError:\n        pass\n    try:\n        load('b')\n    finally:\n        print()\n",
-    ),
-    (
         "return in the way",
         "def pick(rows):\n    for row in rows:\n        try:\n            return int(row)\n        except ValueError:\n            continue\n        finally:\n            x = 1\n    raise LookupError('none')\n\ndef main():\n    try:\n        pick(['a', 'b'])\n    except KeyError:\n        pass\n",
     ),
@@ -309,4 +305,28 @@ async def main():
     ];
     let places: Vec<_> = order.iter().map(|part| traceback.find(part)).collect();
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}\n{traceback}");
+}
+
+#[test]
+fn a_cause_that_cannot_be_told_apart_from_one_before_is_left_out() {
+    let source = "
+def load(n):
+    try:
+        return {}[n]
+    except KeyError as error:
+        raise LookupError(f'no {n}') from error
+
+def main():
+    try:
+        load('a')
+    except LookupError:
+        pass
+    try:
+        load('b')
+    finally:
+        print()
+";
+    let traceback = run(source).traceback.unwrap();
+    assert!(traceback.contains("line 14, in main") && traceback.contains("line 6, in load"), "{traceback}");
+    assert!(!traceback.contains("KeyError"), "{traceback}");
 }
