@@ -173,11 +173,15 @@ fn place_of(seen: &[Seen], end: &Seen) -> Option<usize> {
     seen.iter().rposition(same)
 }
 
-/// What was raised where another had been caught before is not seen by itself: it has the place of that one.
-fn like_one_before(seen: &[Seen], mut end: Seen) -> Seen {
-    let before = seen.iter().rev().find(|seen| seen.kind == end.kind && seen.own && raised_there(seen));
-    if let Some(before) = before {
-        end.frames.clone_from(&before.frames);
+/// What was raised where another had been caught before is seen only on its way out: it has the place of that one.
+fn like_one_before(seen: &[Seen], end: Seen) -> Seen {
+    let passing = seen.iter().filter(|seen| seen.is(&end)).max_by_key(|seen| seen.frames.len()).cloned();
+    let mut end = passing.unwrap_or(end);
+    let Some(last) = end.frames.last_mut() else { return end };
+    let place = |seen: &Seen| seen.frames.last().filter(|frame| frame.name == last.name).cloned();
+    let like = |seen: &&Seen| seen.kind == end.kind && seen.own && raised_there(seen);
+    if let Some(place) = seen.iter().rev().filter(like).find_map(place) {
+        *last = place;
     }
     end
 }

@@ -77,7 +77,7 @@ BaseException __cause__ __context__ __dict__ __traceback__ add_note .args with_t
         if function is not None:
             return function
         known, is_method = knows(value, name)
-        if is_method:
+        if is_method and type(value).__name__ != "type":
             return eval(f"lambda *args, **kwargs: value.{name}(*args, **kwargs)", {"value": value})
         if known:
             raise NotImplementedError(f"{name} of {type(value).__name__} cannot be read in a workflow")
