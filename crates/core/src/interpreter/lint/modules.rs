@@ -136,7 +136,7 @@ pub(super) fn builtin_instead(name: &str) -> Option<&'static str> {
         | "ModuleNotFoundError"
         | "ExceptionGroup"
         | "BaseExceptionGroup" => "its nearest base that the interpreter has: Exception, ValueError, RuntimeError",
-        name if name.ends_with("Warning") && name != "Warning" || name == "Warning" => "durable.log(…)",
+        name if name.ends_with("Warning") => "durable.log(…)",
         _ => return None,
     })
 }
