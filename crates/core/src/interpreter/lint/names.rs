@@ -42,12 +42,8 @@ impl Lint<'_> {
         if !modules::is_lacking(module) || !modules::is_own(top) && (self.known.module)(top) {
             return;
         }
-        let own = modules::is_own(top);
-        let missing = if own { module } else { top };
-        let mut advice = modules::instead_of(module).to_owned();
-        if !own {
-            advice.push_str(&format!("; functions of your own under that name: put {top}.py beside the workflow"));
-        }
+        let missing = if modules::is_own(top) { module } else { top };
+        let advice = modules::instead_of(module);
         self.add(range, "ModuleNotFoundError", format!("a workflow has no module {missing}"), advice);
     }
 
