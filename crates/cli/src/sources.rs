@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use durable_core::{
-    interpreter::{Program, value},
+    interpreter::{CompileError, Known, Program, value},
     offers::Offers,
 };
 use serde::{Deserialize, Serialize};
@@ -13,21 +13,55 @@ use crate::{args::Functions, failure::wrong};
 
 /// Reads and compiles a workflow; mistakes that can be seen are refused.
 pub(crate) fn program(file: &Path) -> anyhow::Result<Program> {
-    let program = compile(file)?;
-    match program.mistakes().into_iter().next() {
-        None => Ok(program),
+    program_with(file, &[], &[])
+}
+
+/// The same, with functions from these files and modules.
+pub(crate) fn program_with(file: &Path, files: &[PathBuf], modules: &[String]) -> anyhow::Result<Program> {
+    let (name, source) = read(file)?;
+    match findings(file, &name, &source, files, modules).into_iter().find(|found| !found.warning) {
+        None => Ok(Program::compile(&name, &source)?),
         Some(mistake) => Err(mistake.into()),
     }
 }
 
-/// Reads and compiles a workflow.
-pub(crate) fn compile(file: &Path) -> anyhow::Result<Program> {
+/// Everything that is wrong with a workflow, or may be. Its functions are those of `files` and `modules`, or of the files
+/// beside it.
+pub(crate) fn findings(
+    file: &Path,
+    name: &str,
+    source: &str,
+    files: &[PathBuf],
+    modules: &[String],
+) -> Vec<CompileError> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let beside = |module: &str| folder.join(format!("{module}.py")).is_file() || folder.join(module).is_dir();
+    let given = |module: &str| {
+        files.iter().any(|file| file.file_stem().is_some_and(|stem| stem == module))
+            || modules.iter().any(|known| known.split('.').next() == Some(module))
+    };
+    let defines = |text: &str, name: &str| {
+        text.lines().any(|line| {
+            let rest = line.strip_prefix("async ").unwrap_or(line).strip_prefix("def ");
+            rest.and_then(|rest| rest.strip_prefix(name)).is_some_and(|rest| rest.starts_with(['(', ' ', '[']))
+        })
+    };
+    let function = |name: &str| {
+        let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+        texts.into_iter().any(|text| defines(&text, name))
+    };
+    let known = Known { module: &|module| beside(module) || given(module), function: &function };
+    durable_core::interpreter::check(name, source, &known)
+}
+
+/// A workflow's name and text.
+pub(crate) fn read(file: &Path) -> anyhow::Result<(String, String)> {
     let shown = file.display();
     let bytes = std::fs::read(file).map_err(|error| wrong(format!("cannot read the workflow {shown}: {error}")))?;
     let source = String::from_utf8(bytes)
         .map_err(|error| wrong(format!("{shown} is not UTF-8 (byte {})", error.utf8_error().valid_up_to())))?;
     let name = file.file_name().map_or_else(|| "workflow.py".into(), |name| name.to_string_lossy().into_owned());
-    Ok(Program::compile(&name, &source)?)
+    Ok((name, source))
 }
 
 /// Where an execution's functions come from; kept with it, so that it can be resumed by its id.
@@ -87,7 +121,8 @@ impl Launch {
 fn files_beside(workflow: &Path, program: &Program) -> anyhow::Result<Vec<PathBuf>> {
     let folder = workflow.parent().unwrap_or(Path::new("."));
     let mut files: Vec<PathBuf> = Vec::new();
-    for (module, _) in program.served.keys().filter_map(|dotted| dotted.rsplit_once('.')) {
+    let named = program.served.keys().filter_map(|dotted| Some(dotted.rsplit_once('.')?.0));
+    for module in named.chain(program.modules()) {
         let file = std::path::absolute(folder.join(format!("{module}.py")))?;
         if file.is_file() && !files.contains(&file) {
             files.push(file);

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use durable_core::interpreter::{CompileError, Entry, ParameterKind};
+use durable_core::interpreter::{CompileError, Entry, ParameterKind, Program};
 use serde_json::{Value, json};
 
 use crate::{
@@ -12,50 +12,42 @@ use crate::{
     sources,
 };
 
-/// Compiles a workflow and says what it needs, or what is wrong with it and where.
+/// Says what a workflow needs, or all that is wrong with it and where. Warnings are said, and leave it well.
 pub(crate) fn check(args: &args::Check) -> anyhow::Result<ExitCode> {
     let file = args.file.display().to_string();
-    match sources::compile(&args.file) {
-        Ok(program) if !program.mistakes().is_empty() => {
-            let mistakes = program.mistakes();
-            if args.json {
-                let found: Vec<Value> = mistakes.iter().map(shown).collect();
-                line(
-                    json!({"file": file, "ok": false, "inputs": [], "functions": [], "error": found[0], "errors": found}),
-                );
-            } else {
-                mistakes.iter().for_each(note);
-                note(format_args!("error: {file}: {} to mend", mistakes.len()));
-            }
-            Ok(ExitCode::from(WRONG))
+    let (name, source) = sources::read(&args.file)?;
+    let found = sources::findings(&args.file, &name, &source, &[], &[]);
+    let (warnings, mistakes): (Vec<_>, Vec<_>) = found.iter().partition(|found| found.warning);
+    if !args.json {
+        found.iter().for_each(note);
+    }
+    let shown = |found: Vec<&CompileError>| found.into_iter().map(shown).collect::<Vec<_>>();
+    let program = match mistakes.is_empty() {
+        true => Some(Program::compile(&name, &source)?),
+        false => None,
+    };
+    let functions: Vec<&String> = program.iter().flat_map(|program| program.served.keys()).collect();
+    if args.json {
+        let (errors, warnings) = (shown(mistakes), shown(warnings));
+        let inputs = program.as_ref().map_or_else(Vec::new, inputs);
+        line(json!({"file": file, "ok": errors.is_empty(), "inputs": inputs, "functions": functions,
+                    "error": errors.first(), "errors": errors, "warnings": warnings}));
+    } else if program.is_none() {
+        note(format_args!("error: {file}: {} to mend", mistakes.len()));
+    } else {
+        let names: Vec<&str> = functions.iter().map(|name| name.as_str()).collect();
+        let called = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        line(format_args!("{file}: ok; it imports {called}"));
+    }
+    Ok(if program.is_some() { ExitCode::SUCCESS } else { ExitCode::from(WRONG) })
+}
+
+fn inputs(program: &Program) -> Vec<Value> {
+    match &program.entry {
+        Entry::Main(parameters) => {
+            parameters.iter().map(|p| json!({"name": p.name, "required": p.kind == ParameterKind::Required})).collect()
         }
-        Ok(program) => {
-            let functions: Vec<&String> = program.served.keys().collect();
-            let inputs = match &program.entry {
-                Entry::Main(parameters) => parameters
-                    .iter()
-                    .map(|p| json!({"name": p.name, "required": p.kind == ParameterKind::Required}))
-                    .collect(),
-                Entry::Script => Vec::new(),
-            };
-            if args.json {
-                line(
-                    json!({"file": file, "ok": true, "inputs": inputs, "functions": functions, "error": null, "errors": []}),
-                );
-            } else {
-                let names: Vec<&str> = functions.iter().map(|name| name.as_str()).collect();
-                let called = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-                line(format_args!("{file}: ok; it imports {called}"));
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) if args.json && error.is::<CompileError>() => {
-            let found = error.downcast_ref::<CompileError>().map_or(Value::Null, shown);
-            let all = [found.clone()];
-            line(json!({"file": file, "ok": false, "inputs": [], "functions": [], "error": found, "errors": all}));
-            Ok(ExitCode::from(WRONG))
-        }
-        Err(error) => Err(error),
+        Entry::Script => Vec::new(),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
 
 /// Runs a workflow to its end.
 pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
-    let program = Arc::new(sources::program(&args.file)?);
+    let program = Arc::new(sources::program_with(&args.file, &args.functions.files, &args.functions.modules)?);
     let inputs = sources::inputs(&args.inputs, args.inputs_file.as_deref())?;
     program.check_inputs(&inputs)?;
     let launch = Launch::find(&args.file, &program, &args.functions)?;

@@ -50,6 +50,48 @@ fn syntax_that_is_not_supported_says_what_to_write_instead() {
 }
 
 #[test]
+fn check_tells_everything_at_once_and_a_warning_refuses_nothing() {
+    let text = "import durable\nfrom dataclasses import asdict\nfrom zoneinfo import ZoneInfo\n\nclass Mine(ValueError):\n    pass\n\n\
+                async def main():\n    waited = durable.wait_signal('x')\n    return totl\n";
+    let shell = with("flow.py", text);
+    refused(
+        &shell,
+        &["check", "flow.py"],
+        2,
+        &["flow.py:2:", "flow.py:3:", "flow.py:5:", "flow.py:9:14: warning: ", "flow.py:10:", "4 to mend"],
+    );
+    let checked = shell.json(&["check", "flow.py", "--json"]);
+    let lines: Vec<_> = checked["errors"].as_array().unwrap().iter().map(|error| error["line"].as_i64()).collect();
+    assert_eq!(lines, [Some(2), Some(3), Some(5), Some(10)]);
+    assert_eq!(checked["warnings"][0]["line"], 9);
+    refused(&shell, &["run", "flow.py"], 2, &["flow.py:2:", "dataclasses has no asdict"]);
+    shell.write("flow.py", "import durable\nasync def main():\n    waited = durable.wait_signal('x')\n    return 1\n");
+    assert_eq!(shell.durable(&["check", "flow.py"]).code, Some(0));
+    assert_eq!(shell.output_of(&["run", "flow.py"]), 1);
+}
+
+#[test]
+fn a_name_of_the_standard_library_means_no_functions() {
+    let shell = with("flow.py", "from calendar import book\nasync def main():\n    return await book(2)\n");
+    refused(&shell, &["run", "flow.py"], 2, &["flow.py:1:", "a workflow has no module calendar"]);
+    shell.write("calendar.py", "def book(n): return n\n");
+    refused(&shell, &["run", "flow.py"], 2, &["calendar.py would stand in for Python's own module", "rename the file"]);
+}
+
+#[test]
+fn a_function_is_called_by_a_name_that_is_an_input() {
+    let shell = with("flow.py", "");
+    shell.write("flow.py", "import tasks\nasync def main(name):\n    return await getattr(tasks, name)('a')\n");
+    assert_eq!(shell.output_of(&["run", "flow.py", "--input", "name=\"encode_video\""]), "a");
+    refused(
+        &shell,
+        &["run", "flow.py", "--input", "name=\"nope\""],
+        1,
+        &["AttributeError: module 'tasks' has no attribute 'nope'", "line 3, in main"],
+    );
+}
+
+#[test]
 fn an_unknown_function_is_answered_with_near_names() {
     let shell =
         with("flow.py", "from tasks import encode_vidio\nasync def main():\n    return await encode_vidio(1)\n");

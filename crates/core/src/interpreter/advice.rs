@@ -1,5 +1,8 @@
 //! What to write instead of what the interpreter cannot do.
 
+/// How a refusal begins.
+pub(super) const CANNOT_HAVE: &str = "a workflow cannot have";
+
 /// Advice for a message of the compiler, where there is some to give.
 pub(super) fn for_syntax(message: &str) -> Option<&'static str> {
     const ADVICE: &[(&[&str], &str)] = &[

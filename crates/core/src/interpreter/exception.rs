@@ -67,7 +67,7 @@ fn raisable(name: &str) -> Option<ExcType> {
 }
 
 /// An exception that ended the workflow.
-pub(super) fn uncaught(turn: &Turn<'_>, error: &MontyException) -> Failure {
+pub(super) fn uncaught(turn: &Turn<'_>, error: &MontyException, traceback: &str) -> Failure {
     let kind = error.exc_type().to_string();
     let mut message = bounded(error.message().unwrap_or_default().to_owned(), MAX_MESSAGE);
     let undefined = message.strip_prefix("name '").and_then(|rest| rest.split_once('\'')).map(|(name, _)| name);
@@ -75,10 +75,8 @@ pub(super) fn uncaught(turn: &Turn<'_>, error: &MontyException) -> Failure {
     if let Some(advice) = near.as_deref().or(advice::for_failure(&kind, &message)) {
         message.push_str(&format!("\nhint: {advice}"));
     }
-    let frames: Vec<_> = error.traceback().iter().filter_map(|frame| turn.program.frame(frame)).collect();
-    let shown = MontyException::with_traceback(error.exc_type(), error.message().map(str::to_owned), frames);
     // The name under which workflows know it.
-    let traceback = shown.to_string().replace("KeyboardInterrupt", "durable.Cancelled");
+    let traceback = traceback.replace("KeyboardInterrupt", "durable.Cancelled");
     Failure { kind, message, traceback: Some(traceback), bases: Vec::new() }.bounded()
 }
 

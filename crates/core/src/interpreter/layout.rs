@@ -13,7 +13,7 @@ use serde::{
 use super::refs::{AnyRefs, Refs};
 
 /// Bytes before the dump's payload: magic and version.
-const DUMP_HEADER: usize = 8;
+pub(super) const DUMP_HEADER: usize = 8;
 
 /// A paused run, with what `D` wants of each object of its heap.
 pub(super) fn paused<D: DeserializeOwned + Default>(dump: &[u8]) -> Option<Paused<D>> {

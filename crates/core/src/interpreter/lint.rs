@@ -1,131 +1,182 @@
-//! Mistakes that compile, and that can be seen before anything runs.
+//! Everything that can be told from a workflow's text before anything runs: what the interpreter refuses or lacks, and
+//! what would not do what it looks like.
 
-use std::collections::BTreeSet;
+mod asyncio;
+mod awaits;
+mod children;
+mod modules;
+mod names;
+mod scopes;
+mod syntax;
+mod values;
+
+use std::collections::{BTreeSet, HashSet};
 
 use ruff_python_ast::{
-    Expr, ExprCall, ModModule, Stmt,
+    ElifElseClause, ExceptHandler, Expr, ModModule, Stmt, StmtTry,
     visitor::{Visitor, walk_expr, walk_stmt},
 };
 use ruff_text_size::{Ranged, TextRange};
 
-use super::prelude;
+use self::{scopes::Binding, scopes::Scopes, values::Made};
+use super::{compile_error::CompileError, entry, imports::Imports, program::Known};
 
 /// Something that will not do what it looks like.
-pub(super) struct Mistake {
-    pub(super) range: TextRange,
-    pub(super) kind: &'static str,
-    pub(super) message: String,
-    pub(super) advice: &'static str,
+struct Mistake {
+    range: TextRange,
+    kind: &'static str,
+    message: String,
+    advice: String,
+    warning: bool,
 }
 
-/// What the module `durable` has that does nothing unless it is awaited.
-const AWAITABLES: [&str; 6] = ["race", "timeout", "settle", "map", "wait_signal", "sleep_until"];
-
-/// What to write instead of what the interpreter's asyncio lacks.
-const ASYNCIO: [(&str, &str); 14] = [
-    ("create_task", "handle = durable.spawn(coroutine), then await handle"),
-    ("ensure_future", "handle = durable.spawn(coroutine), then await handle"),
-    ("wait_for", "await durable.timeout(awaitable, seconds)"),
-    ("timeout", "await durable.timeout(awaitable, seconds)"),
-    ("wait", "await durable.race(…) for the first, await durable.settle(…) for all"),
-    ("as_completed", "await durable.race(…) in a loop"),
-    ("TaskGroup", "await asyncio.gather(…)"),
-    ("Semaphore", "await durable.map(fn, items, limit=n)"),
-    ("Lock", "tasks of a workflow switch at awaits only: a plain variable will do"),
-    ("Event", "a list or a plain variable, and durable.wait_signal for what comes from outside"),
-    ("Queue", "a list, and durable.map(fn, items, limit=n)"),
-    ("to_thread", "call a function of a worker and await it"),
-    ("CancelledError", "durable.Cancelled"),
-    ("TimeoutError", "durable.TaskTimeout"),
-];
-
-/// Python's own modules that neither the interpreter has nor a worker may serve under that name.
-const NOT_HERE: &str = include_str!("lint/not_here.txt");
-
-/// Looks a file over. `served` are the dotted names of functions that it imports.
-pub(super) fn mistakes(module: &ModModule, served: &BTreeSet<String>) -> Vec<Mistake> {
-    let mut names = Names::default();
-    names.visit_body(&module.body);
-    let mut lint = Lint { names, served, found: Vec::new(), functions: Vec::new() };
-    lint.visit_body(&module.body);
-    lint.found.sort_by_key(|mistake| mistake.range.start());
-    lint.found
-}
-
-/// What names stand for in a file, as far as imports and definitions say.
-#[derive(Default)]
-struct Names {
-    /// Coroutines that the file defines.
-    coroutines: BTreeSet<String>,
-    /// Local name → dotted name.
-    imported: Vec<(String, String)>,
-}
-
-impl<'a> Visitor<'a> for Names {
-    fn visit_stmt(&mut self, stmt: &'a Stmt) {
-        match stmt {
-            Stmt::FunctionDef(def) if def.is_async => drop(self.coroutines.insert(def.name.to_string())),
-            Stmt::Import(import) => {
-                for alias in &import.names {
-                    let local = alias.asname.as_ref().unwrap_or(&alias.name).to_string();
-                    self.imported.push((local, alias.name.to_string()));
-                }
-            }
-            Stmt::ImportFrom(import) => {
-                let module = import.module.as_ref().map(ToString::to_string).unwrap_or_default();
-                for alias in &import.names {
-                    let local = alias.asname.as_ref().unwrap_or(&alias.name).to_string();
-                    self.imported.push((local, format!("{module}.{}", alias.name)));
-                }
-            }
-            _ => {}
-        }
-        walk_stmt(self, stmt);
+impl Mistake {
+    fn refused(range: TextRange, kind: &'static str, message: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { range, kind, message: message.into(), advice: advice.into(), warning: false }
     }
 }
 
+/// Looks a file over, as far as it can be read.
+pub(super) fn findings(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {
+    let at = |mistake: Mistake| {
+        let mut found = CompileError::at(name, source, mistake.kind, &mistake.message, mistake.range);
+        found.advice = Some(mistake.advice).filter(|advice| !advice.is_empty());
+        found.warning = mistake.warning;
+        found
+    };
+    let parsed = ruff_python_parser::parse_unchecked_source(source, ruff_python_ast::PySourceType::Python);
+    let unreadable = parsed
+        .errors()
+        .iter()
+        .map(|error| Mistake::refused(error.location, "SyntaxError", error.error.to_string(), String::new()));
+    let mut found: Vec<CompileError> = unreadable.map(at).collect();
+    let readable = found.is_empty();
+    let module = parsed.syntax();
+    let mut mistakes = syntax::refused(&module.body);
+    if readable {
+        mistakes.extend(mistakes_of(module, known));
+    }
+    let entered = syntax::entered(&module.body);
+    // What is entered by `async with` is told with it.
+    mistakes.retain(|mistake| {
+        mistake.kind != "AttributeError" || !entered.iter().any(|at| at.contains_range(mistake.range))
+    });
+    mistakes.sort_by_key(|mistake| mistake.range.start());
+    for mistake in mistakes.into_iter().map(at) {
+        // One sentence for each place: what is said first is nearest to the root.
+        let told = |other: &CompileError| other.line == mistake.line && (!readable || other.column == mistake.column);
+        if !found.iter().any(told) {
+            found.push(mistake);
+        }
+    }
+    let mut lines = HashSet::new();
+    // What follows from an error on the same line is no other error.
+    found.retain(|found| readable || lines.insert(found.line));
+    found
+}
+
+fn mistakes_of(module: &ModModule, known: &Known<'_>) -> Vec<Mistake> {
+    let has_main = entry::main(module).is_some();
+    let skipped = skipped(module, has_main);
+    let (served, _) = Imports::of(module).served(|_| 0);
+    let mut lint = Lint {
+        scopes: Scopes::of(module, &skipped),
+        made: Made::of(module),
+        served: served.into_keys().collect(),
+        known,
+        has_main,
+        skipped,
+        found: Vec::new(),
+        functions: Vec::new(),
+        called: HashSet::new(),
+        may_lack: 0,
+    };
+    lint.visit_body(&module.body);
+    lint.found
+}
+
+/// The tests whose blocks never run here.
+fn skipped(module: &ModModule, has_main: bool) -> Vec<TextRange> {
+    struct Skipped(Vec<TextRange>, bool);
+    impl<'a> Visitor<'a> for Skipped {
+        fn visit_stmt(&mut self, stmt: &'a Stmt) {
+            if entry::never_runs(stmt, self.1) {
+                self.0.push(stmt.range());
+            }
+            walk_stmt(self, stmt);
+        }
+
+        fn visit_expr(&mut self, _: &'a Expr) {}
+    }
+    let mut skipped = Skipped(Vec::new(), has_main);
+    skipped.visit_body(&module.body);
+    skipped.0
+}
+
 struct Lint<'s> {
-    names: Names,
-    served: &'s BTreeSet<String>,
+    scopes: Scopes,
+    made: Made,
+    /// Dotted names of the functions that it imports.
+    served: BTreeSet<String>,
+    known: &'s Known<'s>,
+    has_main: bool,
+    skipped: Vec<TextRange>,
     found: Vec<Mistake>,
     /// The functions around, each with whether it is async.
     functions: Vec<bool>,
+    /// Names and attributes that are called, or handed over to be called.
+    called: HashSet<TextRange>,
+    /// How many blocks are around that go another way where a module lacks a name.
+    may_lack: usize,
 }
 
 impl<'a> Visitor<'a> for Lint<'_> {
     fn visit_stmt(&mut self, stmt: &'a Stmt) {
         match stmt {
-            Stmt::Expr(alone) => self.unawaited(&alone.value),
+            Stmt::Expr(alone) => self.alone(&alone.value),
+            Stmt::Assign(assign) => self.kept(assign),
             Stmt::FunctionDef(def) => {
                 self.functions.push(def.is_async);
                 walk_stmt(self, stmt);
                 self.functions.pop();
                 return;
             }
-            Stmt::If(test) => self.unawaited(&test.test),
+            Stmt::If(test) => {
+                self.unawaited(&test.test);
+                if self.skipped.contains(&test.range) {
+                    test.elif_else_clauses.iter().for_each(|clause: &ElifElseClause| {
+                        self.visit_elif_else_clause(clause);
+                    });
+                    return;
+                }
+            }
             Stmt::While(test) => self.unawaited(&test.test),
             Stmt::For(each) => self.unawaited(&each.iter),
             Stmt::Import(import) => {
                 import.names.iter().for_each(|alias| self.import(&alias.name, alias.range()));
             }
-            Stmt::ImportFrom(import) => {
-                if let Some(module) = &import.module {
-                    self.import(module, import.range());
-                    if module.as_str() == "asyncio" {
-                        import.names.iter().for_each(|alias| self.asyncio(&alias.name, alias.range()));
-                    }
-                }
+            Stmt::ImportFrom(import) if import.level == 0 => self.import_from(import),
+            Stmt::Try(attempt) if has_another_way(attempt) => {
+                self.may_lack += 1;
+                self.visit_body(&attempt.body);
+                self.may_lack -= 1;
+                attempt.handlers.iter().for_each(|handler| self.visit_except_handler(handler));
+                self.visit_body(&attempt.orelse);
+                self.visit_body(&attempt.finalbody);
+                return;
             }
             _ => {}
         }
         walk_stmt(self, stmt);
     }
 
+    // Annotations are not evaluated.
+    fn visit_annotation(&mut self, _: &'a Expr) {}
+
     fn visit_expr(&mut self, expr: &'a Expr) {
         match expr {
-            Expr::Attribute(attribute) if self.dotted(&attribute.value).as_deref() == Some("asyncio") => {
-                self.asyncio(attribute.attr.as_str(), attribute.range());
-            }
+            Expr::Name(name) => self.name(name),
+            Expr::Attribute(attribute) => self.attribute(attribute),
             Expr::BinOp(operation) => {
                 self.unawaited(&operation.left);
                 self.unawaited(&operation.right);
@@ -139,24 +190,16 @@ impl<'a> Visitor<'a> for Lint<'_> {
                 });
             }
             Expr::Await(awaited) if self.functions.last() == Some(&false) => {
-                let message = "await is outside an async function".to_owned();
-                self.add(
-                    awaited.range(),
-                    "SyntaxError",
-                    message,
-                    "write async def, and await the function where it is called",
-                );
+                let advice = "write async def, and await the function where it is called";
+                self.add(awaited.range(), "SyntaxError", "await is outside an async function", advice);
             }
-            Expr::Call(call) => {
-                self.raised(call);
-                self.fraction_of_time(call);
-                let gather = self.dotted(&call.func).as_deref() == Some("asyncio.gather");
-                if let Some(keyword) = call.arguments.keywords.first().filter(|_| gather) {
-                    let message = "gather() takes no keywords in a workflow".to_owned();
-                    let advice = "await durable.settle(…): exceptions come as values";
-                    self.add(keyword.range(), "NotImplementedError", message, advice);
-                }
+            Expr::Lambda(_) => {
+                self.functions.push(false);
+                walk_expr(self, expr);
+                self.functions.pop();
+                return;
             }
+            Expr::Call(call) => self.call(call),
             _ => {}
         }
         walk_expr(self, expr);
@@ -164,94 +207,47 @@ impl<'a> Visitor<'a> for Lint<'_> {
 }
 
 impl Lint<'_> {
-    fn add(&mut self, range: TextRange, kind: &'static str, message: String, advice: &'static str) {
-        self.found.push(Mistake { range, kind, message, advice });
+    fn add(&mut self, range: TextRange, kind: &'static str, message: impl Into<String>, advice: impl Into<String>) {
+        self.found.push(Mistake::refused(range, kind, message, advice));
     }
 
-    /// `tasks.encode` for whatever stands for it here.
-    fn dotted(&self, expr: &Expr) -> Option<String> {
+    fn warn(&mut self, range: TextRange, message: impl Into<String>, advice: impl Into<String>) {
+        self.add(range, "Warning", message, advice);
+        if let Some(last) = self.found.last_mut() {
+            last.warning = true;
+        }
+    }
+
+    /// `tasks.encode` for whatever stands for it here, if that was imported.
+    fn imported(&self, expr: &Expr) -> Option<String> {
         match expr {
-            Expr::Name(name) => {
-                let imported = self.names.imported.iter().rev().find(|(local, _)| local == name.id.as_str());
-                Some(imported.map_or_else(|| name.id.to_string(), |(_, dotted)| dotted.clone()))
-            }
-            Expr::Attribute(attribute) => Some(format!("{}.{}", self.dotted(&attribute.value)?, attribute.attr)),
+            Expr::Name(name) => match self.scopes.binding(name) {
+                Some(Binding::Import(dotted)) => Some(dotted.clone()),
+                _ => None,
+            },
+            Expr::Attribute(attribute) => Some(format!("{}.{}", self.imported(&attribute.value)?, attribute.attr)),
             _ => None,
         }
     }
 
-    /// `timedelta(seconds=0.5)`: the interpreter's takes whole numbers only.
-    fn fraction_of_time(&mut self, call: &ExprCall) {
-        if self.dotted(&call.func).as_deref() != Some("datetime.timedelta") {
-            return;
-        }
-        let values = call.arguments.args.iter().chain(call.arguments.keywords.iter().map(|keyword| &keyword.value));
-        let float = |value: &&Expr| matches!(value, Expr::NumberLiteral(number) if number.value.is_float());
-        if let Some(value) = values.into_iter().find(float) {
-            let message = "timedelta takes whole numbers in a workflow".to_owned();
-            self.add(value.range(), "TypeError", message, "use a smaller unit: timedelta(milliseconds=500)");
-        }
+    /// Whether an expression is one of the names that Python has without an import.
+    fn is_builtin(&self, expr: &Expr, names: &[&str]) -> bool {
+        matches!(expr, Expr::Name(name) if names.contains(&name.id.as_str()) && self.scopes.is_free(name))
     }
+}
 
-    /// A call whose result is used, or dropped, where only an awaitable can be.
-    fn unawaited(&mut self, expr: &Expr) {
-        let Expr::Call(call) = expr else { return };
-        let Some(dotted) = self.dotted(&call.func) else { return };
-        let durable = dotted.strip_prefix("durable.");
-        let forgotten = self.names.coroutines.contains(&dotted)
-            || self.served.contains(&dotted)
-            || matches!(dotted.as_str(), "asyncio.sleep" | "asyncio.gather")
-            || durable.is_some_and(|name| AWAITABLES.contains(&name) || matches!(name, "call" | "run_child"));
-        if forgotten {
-            let message = format!("{dotted}() is not awaited");
-            self.add(
-                call.range(),
-                "SyntaxError",
-                message,
-                "write await before it, or durable.spawn(…) to let it run beside",
-            );
+/// Whether a failed import in a block is caught.
+fn has_another_way(attempt: &StmtTry) -> bool {
+    let catches = |expr: &Expr| {
+        let names = ["ImportError", "ModuleNotFoundError", "AttributeError", "Exception", "BaseException"];
+        matches!(expr, Expr::Name(name) if names.contains(&name.id.as_str()))
+    };
+    attempt.handlers.iter().any(|handler| {
+        let ExceptHandler::ExceptHandler(handler) = handler;
+        match handler.type_.as_deref() {
+            None => true,
+            Some(Expr::Tuple(several)) => several.elts.iter().any(catches),
+            Some(one) => catches(one),
         }
-    }
-
-    fn import(&mut self, module: &str, range: TextRange) {
-        let top = module.split('.').next().unwrap_or_default();
-        if NOT_HERE.lines().any(|name| name == top) && !prelude::has(top) {
-            let message = format!("a workflow has no module {top}");
-            self.add(range, "ModuleNotFoundError", message, "use it in a function of a worker, and await that");
-        }
-    }
-
-    fn asyncio(&mut self, name: &str, range: TextRange) {
-        if let Some((_, advice)) = ASYNCIO.iter().find(|(lacking, _)| *lacking == name) {
-            self.add(range, "AttributeError", format!("a workflow's asyncio has no {name}"), advice);
-        }
-    }
-
-    /// `ValueError(3)`: the interpreter takes one text or nothing, and anything else ends the run past every `except`.
-    fn raised(&mut self, call: &ExprCall) {
-        let Expr::Name(name) = &*call.func else { return };
-        let is_exception = name.id.ends_with("Error") || matches!(name.id.as_str(), "Exception" | "BaseException");
-        if !is_exception || !call.arguments.keywords.is_empty() {
-            return;
-        }
-        let wrong = match &call.arguments.args[..] {
-            [] => false,
-            [one] => matches!(
-                one,
-                Expr::NumberLiteral(_)
-                    | Expr::BooleanLiteral(_)
-                    | Expr::NoneLiteral(_)
-                    | Expr::BytesLiteral(_)
-                    | Expr::Dict(_)
-                    | Expr::List(_)
-                    | Expr::Tuple(_)
-                    | Expr::Set(_)
-            ),
-            _ => true,
-        };
-        if wrong {
-            let message = format!("{} takes one text in a workflow", name.id);
-            self.add(call.range(), "TypeError", message, "put everything into one text, such as f\"{code}: {detail}\"");
-        }
-    }
+    })
 }

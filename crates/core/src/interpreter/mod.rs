@@ -5,9 +5,13 @@
 
 mod advice;
 mod calendar;
+mod compile_error;
+mod entry;
 mod exception;
 mod folds;
+mod handlers;
 mod ids;
+mod imports;
 mod incoming;
 mod layout;
 mod lint;
@@ -20,11 +24,15 @@ mod reach;
 mod refs;
 mod refusal;
 mod snapshot;
+mod traceback;
+mod tries;
 mod turn;
 pub mod value;
 mod waits;
 
-pub use program::{CompileError, Entry, InputError, Parameter, ParameterKind, Program};
+pub use compile_error::CompileError;
+pub use entry::{Entry, InputError, Parameter, ParameterKind};
+pub use program::{Known, Program, check};
 pub use snapshot::{Snapshot, SnapshotError, format as snapshot_format};
 pub(crate) use turn::in_words;
 pub use turn::{Origin, Turn, advance, take_again};
@@ -191,6 +199,11 @@ pub enum AdvanceError {
     /// The interpreter failed in itself.
     #[error("the interpreter crashed: {0}")]
     Crashed(String),
+}
+
+/// The last line of the traceback of a function's failure, as a workflow raises it.
+pub fn as_raised(failure: &Failure) -> String {
+    exception::raise(failure).summary()
 }
 
 /// Whether an exception that ended a workflow is this failure of a function, passed on: then the

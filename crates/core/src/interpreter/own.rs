@@ -109,6 +109,7 @@ impl Run<'_> {
                 self.progress = Some(Json::from(&plainly(status)));
                 Ok(Answer::Now(MontyObject::none()))
             }
+            "function" => Ok(Answer::Now(self.function_of(call))),
             "execution_id" => Ok(Answer::Now(MontyObject::string(self.turn.execution.as_str()))),
             "uuid4" => {
                 let mut bytes = [0; 16];
@@ -117,6 +118,18 @@ impl Run<'_> {
                 Ok(Answer::Now(MontyObject::string(id.to_string())))
             }
             other => Err(Wrong(ExcType::NameError, format!("there is no {other}"))),
+        }
+    }
+
+    /// The function of that name of a module that the workflow holds, as the module's text and a name say; None if there
+    /// is none.
+    fn function_of(&self, call: &FunctionCall) -> MontyObject {
+        let text = |place: usize| call.args.arg(place).and_then(|text| text.as_str()).unwrap_or_default();
+        let module = text(0).split('\'').nth(1).unwrap_or_default();
+        let dotted = format!("{module}.{}", text(1));
+        match self.turn.program.serves(module) && self.turn.offers.may_offer(&dotted) {
+            true => MontyObject::function(dotted, None),
+            false => MontyObject::none(),
         }
     }
 

@@ -15,7 +15,23 @@ pub(super) const HOST: &str = "__durable_";
 
 /// The line before the first of a workflow that imports one of these modules. A line of its own: what follows may be
 /// a `def`.
-pub(super) const PREFIX: &str = "exec(__durable_prelude__)\n";
+const PREFIX: &str = "exec(__durable_prelude__)";
+
+/// `hasattr` and `getattr` that answer as Python's do.
+const ATTRIBUTES: &str = include_str!("prelude/attributes.py");
+
+/// The line itself. Names that hide builtins have to be assigned where the workflow's own names are.
+pub(super) fn prefix(attributes: bool) -> String {
+    format!("{PREFIX}{}\n", if attributes { "; hasattr, getattr = __durable_attributes__()" } else { "" })
+}
+
+/// The names of methods of builtin types.
+pub(super) fn methods() -> BTreeSet<&'static str> {
+    let (_, table) = ATTRIBUTES.split_once("\"\"\"\n").unwrap_or_default();
+    let rows = table.split("\"\"\"").next().unwrap_or_default().lines();
+    let names = rows.flat_map(|row| row.split(' ').skip(1));
+    names.filter(|name| !name.starts_with(['.', '_'])).collect()
+}
 
 const MODULES: [(&str, &str); 2] =
     [("durable", include_str!("prelude/durable.py")), ("uuid", include_str!("prelude/uuid.py"))];
@@ -32,9 +48,10 @@ pub(super) fn has(module: &str) -> bool {
 }
 
 /// The text that makes what a workflow uses of these modules; empty when it uses none. `uses` is asked for dotted names.
-pub(super) fn text(modules: &BTreeSet<String>, uses: impl Fn(&str) -> bool) -> String {
+pub(super) fn text(modules: &BTreeSet<String>, attributes: bool, uses: impl Fn(&str) -> bool) -> String {
     let used = MODULES.iter().filter(|(name, _)| modules.contains(*name));
-    used.map(|(module, text)| parts(text, |part| uses(&format!("{module}.{part}")))).collect()
+    let made = used.map(|(module, text)| parts(text, |part| uses(&format!("{module}.{part}"))));
+    made.chain(attributes.then(|| parts(ATTRIBUTES, |_| false))).collect()
 }
 
 /// A part of a module's text: `#: race < first` makes `race`, and needs `first`.

@@ -7,10 +7,12 @@ use monty::{Dump, ResolveFutures, RunProgress, Session, SessionRef};
 use monty_types::{ExtFunctionResult, MontyObject};
 
 use super::{
-    AdvanceError, End, Pause, exception,
+    AdvanceError, End, Origin, Pause, exception, handlers,
     ids::Ids,
+    layout::DUMP_HEADER,
     reach::{self, Forsaken},
     snapshot::{self, SnapshotError, State},
+    traceback,
     turn::{Run, Stop, deliver},
     waits,
 };
@@ -121,7 +123,12 @@ pub(super) enum Quiescent {
 impl Run<'_> {
     /// Takes up a saved state and hands over what came first.
     pub(super) fn resume(&mut self, state: State, outcomes: &[(CallId, Outcome)]) -> Result<RunProgress, Stop> {
-        let loaded = Dump::load(&state.dump).map_err(|error| SnapshotError::Unreadable(error.to_string()))?;
+        let stripped = self.left.as_ref().and_then(|left| {
+            let (header, dump) = state.dump.split_at_checked(DUMP_HEADER)?;
+            Some([header, &handlers::strip(dump, &self.turn.program.texts(), left)?].concat())
+        });
+        let loaded = Dump::load(stripped.as_deref().unwrap_or(&state.dump))
+            .map_err(|error| SnapshotError::Unreadable(error.to_string()))?;
         let Session::Running(progress) = loaded.state else {
             return Err(SnapshotError::Unreadable("it is not a running program".into()).into());
         };
@@ -131,6 +138,7 @@ impl Run<'_> {
         self.count_from(Ids::new(state.first_call, &state.renumbered));
         self.modules = state.modules;
         self.folds = state.folds;
+        self.raised = state.raised;
         self.pending = Pending {
             open: paused.pending_call_ids().iter().copied().collect(),
             kinds: state.kinds,
@@ -224,6 +232,19 @@ impl Run<'_> {
             .map_err(|error| Stop::Refused(AdvanceError::Crashed(format!("the state cannot be saved: {error}"))))
     }
 
+    /// Keeps where the exceptions were raised that are being handled meanwhile.
+    pub(super) fn remember(&mut self, origin: Origin<'_>, progress: &RunProgress) -> Result<(), Stop> {
+        if self.left.is_some() || !self.turn.program.awaits_in_handlers {
+            return Ok(());
+        }
+        let handling = self.dump(progress)?.get(DUMP_HEADER..).is_some_and(handlers::in_flight);
+        self.raised = match handling {
+            true => traceback::to_remember(self.turn, origin, &self.raised),
+            false => Vec::new(),
+        };
+        Ok(())
+    }
+
     /// The workflow waits for something from outside. `old` are the wake rules at the last pause.
     pub(super) fn pause(
         &mut self,
@@ -258,8 +279,8 @@ impl Run<'_> {
         let (kinds, promises, mirrors) = (std::mem::take(kinds), std::mem::take(promises), std::mem::take(mirrors));
         let modules = std::mem::take(&mut self.modules);
         let (first_call, renumbered) = (self.ids.base(), self.ids.kept(&waited));
-        let folds = std::mem::take(&mut self.folds);
-        let state = State { dump, wakes, modules, promises, first_call, kinds, mirrors, renumbered, folds };
+        let (folds, raised) = (std::mem::take(&mut self.folds), std::mem::take(&mut self.raised));
+        let state = State { dump, wakes, modules, promises, first_call, kinds, mirrors, renumbered, folds, raised };
         let (base, snapshot) = match base {
             Some(base) => (None, snapshot::seal(&state, Some(base))),
             None => {

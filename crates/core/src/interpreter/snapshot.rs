@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::prelude::Module;
+use super::{prelude::Module, traceback::Seen};
 use crate::{
     id::CallId,
     model::{CallKind, Wake},
@@ -78,6 +78,8 @@ pub(super) struct State {
     pub renumbered: Vec<(u32, u32)>,
     /// Instants of a repeated hour that came in: see [`super::folds`].
     pub folds: BTreeSet<String>,
+    /// The exceptions that it is handling, where they were raised.
+    pub raised: Vec<Seen>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,6 +100,8 @@ struct Header {
     renumbered: Vec<(u32, u32)>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     folds: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    raised: Vec<Seen>,
 }
 
 /// What this program writes.
@@ -174,6 +178,7 @@ fn encode(state: &State) -> Vec<u8> {
         mirrors: state.mirrors.clone(),
         renumbered: state.renumbered.clone(),
         folds: state.folds.clone(),
+        raised: state.raised.clone(),
     };
     let header = serde_json::to_vec(&header).unwrap_or_default();
     // The dump comes first: it holds the program, which is the part worth having in a dictionary.
@@ -190,8 +195,9 @@ fn decode(payload: &[u8]) -> Option<State> {
     let (dump, header) = rest.split_at_checked(length)?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let wakes = header.wakes.iter().map(|(id, wake)| (*id, Wake::from_column(*wake))).collect();
-    let Header { modules, promises, first_call, kinds, mirrors, renumbered, folds, .. } = header;
-    Some(State { dump: dump.to_vec(), wakes, modules, promises, first_call, kinds, mirrors, renumbered, folds })
+    let Header { modules, promises, first_call, kinds, mirrors, renumbered, folds, raised, .. } = header;
+    let dump = dump.to_vec();
+    Some(State { dump, wakes, modules, promises, first_call, kinds, mirrors, renumbered, folds, raised })
 }
 
 #[cfg(test)]
@@ -210,6 +216,7 @@ mod tests {
             mirrors: BTreeMap::new(),
             renumbered: vec![(3, 4)],
             folds: BTreeSet::from(["2026-10-25T02:30:00".to_owned()]),
+            raised: Vec::new(),
         }
     }
 

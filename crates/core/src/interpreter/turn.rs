@@ -1,6 +1,11 @@
 //! One turn of a workflow: from outcomes to the next pause, or the end.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use monty::{FunctionCall, NameLookup, OsCall, RunProgress};
 use monty_types::{
@@ -12,10 +17,12 @@ use serde_json::Value;
 
 use super::{
     AdvanceError, End, Limits, NewCall, Program, Snapshot, Step, calendar, exception, folds,
+    handlers::{self, Kept},
     ids::Ids,
     prelude::{self, Module},
     quiescent::{Pending, Quiescent},
     snapshot::{self, SnapshotError},
+    traceback::{self, Seen},
     value::{self, Refusal},
 };
 use crate::{
@@ -119,6 +126,10 @@ pub(super) struct Run<'a> {
     pub(super) progress: Option<Json>,
     /// Instants of a repeated hour that came in.
     pub(super) folds: BTreeSet<String>,
+    /// The exceptions that the state was handling, where they were raised.
+    pub(super) raised: Vec<Seen>,
+    /// Taken again, to look where exceptions are raised: the handlers that are left.
+    pub(super) left: Option<Kept>,
 }
 
 /// Why the interpreter stopped without an answer that the workflow can see.
@@ -154,15 +165,26 @@ impl<'a> Run<'a> {
             pending: Pending::default(),
             progress: None,
             folds: BTreeSet::new(),
+            raised: Vec::new(),
+            left: None,
         }
+    }
+
+    /// A run whose exceptions end it where they are raised, but for what is caught at places that are kept.
+    pub(super) fn without_handlers(turn: &'a Turn<'a>, kept: Kept) -> Self {
+        Self { left: Some(kept), ..Self::new(turn) }
     }
 
     fn take(&mut self, origin: Origin<'_>) -> Result<Step, AdvanceError> {
         // The budget counts from here: what the process held before is not the workflow's.
         BASELINE_MEMORY.store(LIVE_MEMORY.load(Ordering::Relaxed), Ordering::Relaxed);
+        let began = Instant::now();
         let end = match self.run(origin) {
             Ok(end) => end,
-            Err(Stop::Raised(error)) => self.fail(exception::uncaught(self.turn, &error)),
+            Err(Stop::Raised(error)) => {
+                let text = traceback::text(self.turn, origin, began.elapsed(), &error, &self.raised);
+                self.fail(exception::uncaught(self.turn, &error, &text))
+            }
             Err(Stop::Refused(error)) => return Err(error),
             Err(Stop::Ended(end)) => *end,
         };
@@ -172,7 +194,7 @@ impl<'a> Run<'a> {
         Ok(Step { log, progress, withdrawn, end })
     }
 
-    fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
+    pub(super) fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
         let mut wakes = Vec::new();
         let (mut progress, base) = match origin {
             Origin::Start { inputs, first_call } => {
@@ -195,6 +217,7 @@ impl<'a> Run<'a> {
                 RunProgress::ResolveFutures(_) => match self.quiescent(progress)? {
                     Quiescent::GoesOn(progress) => progress,
                     Quiescent::Waits(progress, dump) => {
+                        self.remember(origin, &progress)?;
                         return self.pause((&progress, dump), &wakes, base.as_deref());
                     }
                 },
@@ -230,7 +253,12 @@ impl<'a> Run<'a> {
         let Value::Object(inputs) = parsed else {
             return Err(MontyException::runtime_error("the inputs are no JSON object").into());
         };
-        let (run, values) = self.turn.program.run(&inputs)?;
+        let (mut run, values) = self.turn.program.run(&inputs)?;
+        if let Some(left) = &self.left {
+            let program = minicbor_serde::to_vec(&run).ok();
+            let stripped = program.and_then(|program| handlers::strip(&program, &self.turn.program.texts(), left));
+            run = stripped.and_then(|program| minicbor_serde::from_slice(&program).ok()).unwrap_or(run);
+        }
         Ok(run.with_os_policy(policy).start(values, ResourceTracker::new(limits), self.log.writer())?)
     }
 

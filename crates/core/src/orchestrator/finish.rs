@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     id::{CallId, ExecutionId},
-    interpreter::{NewCall, is_same_failure},
+    interpreter::{self, NewCall, is_same_failure},
     model::{CallStatus, Execution, Failure, Json, Stream},
     store::{
         DbConnection, StoreError,
@@ -193,12 +193,30 @@ fn known_as(kind: &str, message: &str, traceback: Option<String>) -> Failure {
 async fn with_cause(engine: &Engine, id: &ExecutionId, mut failure: Failure) -> Result<Failure, OrchestrationError> {
     let key = id.clone();
     let failed = engine.db.read(move |conn: &mut DbConnection| failed_calls(conn, &key)).await?;
-    let cause = failed.into_iter().rev().find(|(_, _, cause)| is_same_failure(&failure, cause));
+    let cause = failed.iter().rev().find(|(_, _, cause)| is_same_failure(&failure, cause));
+    if let Some(text) = &mut failure.traceback {
+        *text = below_causes(text, &failed);
+    }
+    let cause = cause.cloned();
     if let Some((call, at, Failure { traceback: Some(below), .. })) = cause {
         let above = failure.traceback.take().unwrap_or_default();
         failure.traceback = Some(format!("{}\n\nIn {at} (call {call}):\n\n{below}", above.trim_end()));
     }
     Ok(failure)
+}
+
+/// The same where such a failure is what another exception followed from.
+fn below_causes(traceback: &str, failed: &[(CallId, String, Failure)]) -> String {
+    let mut text = traceback.to_owned();
+    for (call, at, cause) in failed.iter().rev() {
+        let Some(below) = &cause.traceback else { continue };
+        for sentence in ["\n\nThe above exception was", "\n\nDuring handling of"] {
+            let shown = interpreter::as_raised(cause);
+            let whole = format!("{shown}\n\nIn {at} (call {call}):\n\n{}{sentence}", below.trim_end());
+            text = text.replacen(&format!("\n{shown}{sentence}"), &format!("\n{whole}"), 1);
+        }
+    }
+    text
 }
 
 fn failed_calls(conn: &mut DbConnection, id: &ExecutionId) -> Result<Vec<(CallId, String, Failure)>, StoreError> {

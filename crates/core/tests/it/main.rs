@@ -1,5 +1,6 @@
 //! The heart's promises, each as a fact.
 
+mod check;
 mod claims;
 mod differential;
 mod docs;
@@ -13,6 +14,7 @@ mod properties;
 mod scans;
 mod states;
 mod store;
+mod tracebacks;
 mod values;
 mod waits;
 mod wake;

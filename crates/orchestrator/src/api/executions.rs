@@ -9,7 +9,7 @@ use axum::{
 };
 use durable_core::{
     id::ExecutionId,
-    interpreter::{Program, value::from_json},
+    interpreter::{Known, Program, value::from_json},
     model::{Failure, Json as JsonText, Outcome},
     orchestrator::{
         claim::claim,
@@ -65,10 +65,7 @@ pub(super) struct Workflow {
 
 /// Compiles what a client submits; mistakes that can be seen are refused.
 pub(super) async fn compile(name: String, source: String) -> Result<Arc<Program>, ApiError> {
-    let compile = move || {
-        let program = Program::compile(&name, &source)?;
-        program.mistakes().into_iter().next().map_or(Ok(program), Err)
-    };
+    let compile = move || Program::accept(&name, &source, &Known::NOTHING);
     let compiled = tokio::task::spawn_blocking(compile).await;
     let program = compiled.map_err(|error| ApiError::bad(format!("the workflow cannot be compiled: {error}")))??;
     Ok(Arc::new(program))
