@@ -5,7 +5,7 @@ use durable_core::{
     model::{Execution, ExecutionStatus, LogLine},
     orchestrator::OrchestrationError,
     shown::{Code, Shown, ShownCall},
-    store::{Db, DbConnection, StoreError, calls, executions, logs, versions},
+    store::{Db, DbConnection, StoreError, calls, executions, logs, signals, versions},
 };
 
 use crate::{args::Target, client::Client, commands::view::open_existing, failure::not_there};
@@ -46,7 +46,8 @@ impl Door {
             Self::Database(db) => {
                 query(db, id, |conn, execution| {
                     let versions = versions::list(conn, &execution)?;
-                    Ok(Shown { execution, versions, waiting: Vec::new() })
+                    let untaken_signals = signals::untaken(conn, &execution.id)?.into_iter().collect();
+                    Ok(Shown { execution, versions, waiting: Vec::new(), untaken_signals })
                 })
                 .await
             }

@@ -1,5 +1,7 @@
 //! What people and programs are shown: one model, the same from the database as over the API.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::{Map, Value};
 
@@ -14,6 +16,8 @@ pub struct Shown {
     pub versions: Vec<Version>,
     /// What it waits for in vain, as far as anybody knows.
     pub waiting: Vec<String>,
+    /// Signals that no call has taken: how many of each name.
+    pub untaken_signals: BTreeMap<String, i64>,
 }
 
 /// A call with all that is told of it.
@@ -55,6 +59,7 @@ impl Serialize for Shown {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut shown = fields(&self.execution)?;
         put(&mut shown, "versions", &self.versions)?;
+        put(&mut shown, "untaken_signals", &self.untaken_signals)?;
         if !self.execution.status.is_final() {
             put(&mut shown, "waiting", &self.waiting)?;
         }
@@ -67,8 +72,13 @@ impl<'de> Deserialize<'de> for Shown {
         let mut shown = Map::deserialize(deserializer)?;
         let versions: Option<Vec<Version>> = take(&mut shown, "versions")?;
         let waiting: Option<Vec<String>> = take(&mut shown, "waiting")?;
-        let execution = serde_json::from_value(Value::Object(shown)).map_err(de::Error::custom)?;
-        Ok(Self { execution, versions: versions.unwrap_or_default(), waiting: waiting.unwrap_or_default() })
+        let untaken: Option<BTreeMap<String, i64>> = take(&mut shown, "untaken_signals")?;
+        Ok(Self {
+            execution: serde_json::from_value(Value::Object(shown)).map_err(de::Error::custom)?,
+            versions: versions.unwrap_or_default(),
+            waiting: waiting.unwrap_or_default(),
+            untaken_signals: untaken.unwrap_or_default(),
+        })
     }
 }
 

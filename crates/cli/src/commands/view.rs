@@ -104,7 +104,7 @@ pub(crate) async fn show(args: args::Show) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_shown(Shown { execution, versions, waiting }: &Shown) {
+fn print_shown(Shown { execution, versions, waiting, untaken_signals }: &Shown) {
     line(format_args!("execution  {}", execution.id));
     line(format_args!("workflow   {}", execution.workflow));
     for version in versions.iter().filter(|_| versions.len() > 1) {
@@ -119,6 +119,11 @@ fn print_shown(Shown { execution, versions, waiting }: &Shown) {
         line(format_args!("finished   {} (after {})", second(end), seconds(end.since(execution.created_at))));
     }
     line(format_args!("pauses     {}", execution.suspension));
+    for (name, count) in untaken_signals {
+        let times = if *count == 1 { String::new() } else { format!(", {count} times") };
+        let waits = if execution.status.is_final() { "never taken" } else { "not taken yet" };
+        line(format_args!("signal     {name}: {waits}{times}"));
+    }
     if let Some(parent) = &execution.parent {
         line(format_args!("parent     {} (call {})", parent.execution_id, parent.call_id));
     }

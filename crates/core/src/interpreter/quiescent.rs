@@ -38,6 +38,8 @@ pub(super) struct Pending {
     pub(super) given_up: Vec<usize>,
     /// Awaitables whose mirror was given up: of whatever kind, they are if nobody can await them.
     let_go: BTreeSet<u32>,
+    /// Awaitables that a race waited for in this turn, and does no more.
+    raced: BTreeSet<u32>,
     /// Outcomes that have come in and are not handed over, in the order in which they did.
     inbox: VecDeque<(u32, Outcome)>,
     /// Calls that the workflow gave up in this turn.
@@ -69,6 +71,7 @@ impl Pending {
         let (target, mirrors) = self.mirrors.iter_mut().find(|(_, mirrors)| mirrors.contains(&promise))?;
         mirrors.retain(|mirror| *mirror != promise);
         let target = *target;
+        self.raced.insert(target);
         self.mirrors.retain(|_, mirrors| !mirrors.is_empty());
         Some(target)
     }
@@ -194,8 +197,8 @@ impl Run<'_> {
         Ok(self.pending.resolve(results))
     }
 
-    /// Withdraws what nobody can await any more: signals, callbacks and children whoever else still awaits them by itself
-    /// (a race's loser), and timers that nobody awaits. Functions that were begun go on.
+    /// Withdraws what nobody can await any more: signals and callbacks whoever else still awaits them by itself (a race's
+    /// loser), children likewise if they were awaited, and timers that nobody awaits. Functions that were begun go on.
     fn forsaken(&mut self, progress: &RunProgress) -> Result<(Vec<(u32, ExtFunctionResult)>, Option<Vec<u8>>), Stop> {
         let pending = &mut self.pending;
         let let_go = std::mem::take(&mut pending.let_go);
@@ -215,7 +218,9 @@ impl Run<'_> {
             let awaited = awaited || self.pending.mirrors.contains_key(&call);
             let withdraws = let_go.contains(&call)
                 || match self.pending.kinds.get(&call) {
-                    Some(CallKind::Signal | CallKind::Callback | CallKind::Child) => true,
+                    Some(CallKind::Signal | CallKind::Callback) => true,
+                    // One that is started and never awaited is meant to run beside, until its parent ends.
+                    Some(CallKind::Child) => awaited || self.pending.raced.contains(&call),
                     Some(CallKind::Timer | CallKind::Drain) => !awaited,
                     Some(CallKind::Function | CallKind::Send) | None => false,
                 };

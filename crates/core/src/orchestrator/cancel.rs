@@ -85,6 +85,7 @@ fn decide(
 ) -> Result<Option<Decided>, StoreError> {
     let now = claim.now;
     let Some(execution) = control::lock(conn, id)? else { return Ok(None) };
+    let claim = &claim.on(&execution);
     if execution.status.is_final() {
         return Ok(Some((Verdict::TooLate(execution.status), Vec::new())));
     }

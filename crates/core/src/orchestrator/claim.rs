@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::{Engine, Event, OrchestrationError, settle::Attempted, timers::ran_out};
 use crate::{
     id::{Epoch, ExecutionId, WorkerId},
+    model::Execution,
     store::{
         DbConnection, StoreError,
         calls::{self, AttemptOf},
-        executions::{self, Fence, Won},
+        executions::{self, Fence, Whose, Won},
         logs,
     },
     time::Timestamp,
@@ -103,13 +104,24 @@ pub(super) struct Claim {
     pub(super) until: Timestamp,
     /// Whoever is asked here only leaves word: a clock elsewhere claims.
     leaves_word: bool,
+    /// The process whose executions this one runs by itself, if it does: itself.
+    runner: Option<WorkerId>,
 }
 
 impl Claim {
     pub(super) fn of(engine: &Engine) -> Self {
         let now = engine.now();
         let until = now.after(engine.settings.claim);
-        Self { worker: engine.worker.clone(), now, until, leaves_word: !engine.advances }
+        let runner = match &engine.whose {
+            Whose::Run(runner) => Some(runner.clone()),
+            Whose::Served => None,
+        };
+        Self { worker: engine.worker.clone(), now, until, leaves_word: !engine.advances, runner }
+    }
+
+    /// The same for this execution: one that another process runs, with a queue of its own, is left to that.
+    pub(super) fn on(&self, execution: &Execution) -> Self {
+        Self { leaves_word: self.leaves_word || self.runner != execution.runner, ..self.clone() }
     }
 
     /// Whether whoever asks here only leaves word.

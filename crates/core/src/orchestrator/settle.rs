@@ -13,7 +13,7 @@ use crate::{
     store::{
         DbConnection, StoreError,
         calls::{self, AttemptOf},
-        logs,
+        executions, logs,
     },
     time::Timestamp,
 };
@@ -161,6 +161,8 @@ pub(super) fn settle_in(
         _ if !matches!(outcome, Outcome::Completed(_)) => true,
         Wake::Alone => true,
         Wake::OnFailure => false,
+        // Whoever looks then sees whether the group is complete.
+        Wake::Group(_) if claim.leaves_word() => true,
         // Two settlers that have not committed yet would each see the other's call open. Where that
         // can be, the look comes after the commit.
         Wake::Group(group) if !conn.is_serial() => return Ok(Some(Next::Group(group))),
@@ -233,5 +235,9 @@ async fn claim_if_complete(
 
 async fn claim_now(engine: &Engine, id: &ExecutionId) -> Result<Option<Claimed>, OrchestrationError> {
     let (claim, key) = (Claim::of(engine), id.clone());
-    Ok(engine.db.write(move |conn| claim.make(conn, &key)).await?)
+    let make = move |conn: &mut DbConnection| match executions::get(conn, &key)? {
+        Some(execution) => claim.on(&execution).make(conn, &key),
+        None => Ok(None),
+    };
+    Ok(engine.db.write(make).await?)
 }

@@ -74,6 +74,6 @@ fn send(conn: &mut DbConnection, s: &Signalling, claim: &Claim) -> Result<Option
     let Some(call) = calls::waits_for_signal(conn, id, &s.name, claim.now)? else { return Ok(Some(Verdict::Kept)) };
     let Some(payload) = signals::take(conn, id, &s.name, call)? else { return Ok(Some(Verdict::Kept)) };
     let of = AttemptOf { execution: id.clone(), call, number: 1 };
-    let next = settle_in(conn, &of, &Outcome::Completed(payload), claim)?;
+    let next = settle_in(conn, &of, &Outcome::Completed(payload), &claim.on(&execution))?;
     Ok(Some(Verdict::Taken(next.unwrap_or(Next::Nothing))))
 }

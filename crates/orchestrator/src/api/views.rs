@@ -12,7 +12,7 @@ use durable_core::{
     offers::Offers,
     orchestrator::start,
     shown::{Code, Page, Shown, ShownCall},
-    store::{calls, executions, logs, versions, workers},
+    store::{calls, executions, logs, signals, versions, workers},
     time::parse_duration,
 };
 use durable_queue::Bell;
@@ -98,8 +98,9 @@ pub(crate) async fn show(
         reasons.dedup();
     }
     let seen = execution.clone();
-    let versions = api.engine.db.read(move |conn| versions::list(conn, &seen)).await?;
-    Ok(Json(Shown { execution, versions, waiting: reasons }))
+    let read = move |conn: &mut _| Ok((versions::list(conn, &seen)?, signals::untaken(conn, &seen.id)?));
+    let (versions, untaken) = api.engine.db.read(read).await?;
+    Ok(Json(Shown { execution, versions, waiting: reasons, untaken_signals: untaken.into_iter().collect() }))
 }
 
 async fn until_ended(api: &Api, id: &ExecutionId, wait: Duration) -> Result<Execution, ApiError> {

@@ -52,7 +52,7 @@ fn a_failed_execution_goes_on_with_the_code_of_the_request() {
     assert!(message(&said).contains("builtin.add [1,1] {} on record (line 6)"), "{said}");
     let (status, said) = post("/executions/mend-1/retry", &json!({"workflow": workflow("async def main(:")}));
     assert!(status == StatusCode::UNPROCESSABLE_ENTITY && message(&said).contains("workflow.py:1"), "{said}");
-    let inputs = workflow(&fixed().replace("a: int = 1", "b"));
+    let inputs = workflow(&fixed().replace("a: int = 1", "a, b"));
     let (status, said) = post("/executions/mend-1/retry", &json!({"workflow": inputs}));
     assert_eq!((status, &said["error"]["type"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("bad_inputs")), "{said}");
     assert_eq!(post("/executions/mend-1/retry", &json!({"dry_run": true})).0, StatusCode::BAD_REQUEST);

@@ -105,6 +105,65 @@ async def main():
     return [alone, both, await work('late')]
 ";
 
+/// Waits that are given up, signals to itself, a cancelled function whose end is waited for. Executions whose ids begin with
+/// `waits` run it.
+const WAITS: &str = "
+import asyncio
+import durable
+from tasks import slow, work
+
+async def main():
+    got = []
+    for n in range(2):
+        await durable.race(durable.wait_signal('s'), asyncio.sleep(0.03))
+        await durable.signal(durable.execution_id(), 's', n)
+        got.append(await durable.wait_signal('s', timeout=5))
+    try:
+        await durable.wait_signal('s', timeout=0.03)
+        got.append('twice')
+    except durable.SignalTimeout:
+        pass
+    try:
+        await durable.timeout(slow('x'), 0.1)
+    except durable.TaskTimeout:
+        await durable.cancelled_ended()
+        got.append(await work('undone'))
+    return got
+";
+
+/// Takes longer than anybody waits, and says when it has ended.
+struct Slow(String);
+
+impl Slow {
+    fn write(&self, line: &str) -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.0)?;
+        file.write_all(format!("{line}\n").as_bytes())
+    }
+}
+
+/// The end of a call of [`Slow`].
+struct Ended<'a>(&'a Slow);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.write("slow ended") {
+            eprintln!("{error}");
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Function for Slow {
+    async fn call(&self, _: Invocation, _: &CallLog) -> Result<Returned, FunctionError> {
+        let _end = Ended(self);
+        self.write("slow began")?;
+        durable_worker::cancellation().cancelled().await;
+        // As an undo would see it that did not wait.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(Json("null".into()).into())
+    }
+}
+
 /// Answers its argument, after a line with its key has reached the disk.
 struct Work(String);
 
@@ -170,6 +229,7 @@ async fn main() -> anyhow::Result<()> {
     let death = Arc::new(Death { id: id.clone(), at, seen: AtomicUsize::new(0), finished: Notify::new() });
     let mut registry = Registry::new();
     registry.add("tasks.work", FunctionOptions::default(), Arc::new(Work(effects.clone())));
+    registry.add("tasks.slow", FunctionOptions::default(), Arc::new(Slow(effects.clone())));
     let db = Db::open(&database.parse()?)?;
     let queue = Arc::new(MemoryQueue::new(Duration::from_secs(60), 1000));
     let me = WorkerId::new("gap", std::process::id(), &id.to_string());
@@ -177,7 +237,12 @@ async fn main() -> anyhow::Result<()> {
     engine.whose = Whose::Run(engine.worker.clone());
     let engine = Arc::new(engine);
     let (life, mends) = (id.as_str().starts_with("life"), id.as_str().starts_with("mend"));
-    let source = if life { LIFE } else { [WORKFLOW, BUGGY][usize::from(mends)] };
+    let source = match id.as_str() {
+        _ if life => LIFE,
+        _ if mends => BUGGY,
+        waits if waits.starts_with("waits") => WAITS,
+        _ => WORKFLOW,
+    };
     let program = Arc::new(Program::compile("workflow.py", source)?);
     let request = start::Start { id: Some(id.clone()), ..start::Start::new(program, Map::new()) };
     let found = match start::find(&engine, &id).await {

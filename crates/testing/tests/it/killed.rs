@@ -170,6 +170,48 @@ fn a_whole_life_survives_a_kill_at_any_gap_on_postgres() {
     life_killed_everywhere("postgres", &Postgres::shared().database(), folder.path());
 }
 
+/// Waits that are given up, signals to itself, and the end of a cancelled function: killed after every occurrence of every step.
+fn waits_killed_everywhere(kind: &str, url: &DatabaseUrl, folder: &Path) {
+    let db = Db::open(url).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut kills = 0;
+    for (step, _) in GAPS {
+        for count in 1.. {
+            let id = format!("waits-{step}-{count}");
+            let effects = folder.join(format!("{kind}-{id}"));
+            let died = gap(url, &effects, &id, Some((step, count)));
+            if died.signal() != Some(9) {
+                assert!(died.success(), "{kind} {id}: it ended with {died}");
+                break;
+            }
+            kills += 1;
+            let finished = gap(url, &effects, &id, None);
+            assert!(finished.success(), "{kind} {id}: the next process ended with {finished}");
+            let key: ExecutionId = id.parse().unwrap();
+            let execution = runtime.block_on(db.read(move |conn| executions::get(conn, &key))).unwrap().unwrap();
+            let output = r#"[0,1,"undone"]"#;
+            assert_eq!(execution.output, Some(Json(output.into())), "{kind} {id}: {:?}", execution.error);
+            let ran = std::fs::read_to_string(&effects).unwrap();
+            let undone = ran.lines().position(|line| line.starts_with(&id)).unwrap();
+            let ended = ran.lines().skip(undone).filter(|line| line.starts_with("slow")).count();
+            assert_eq!(ended, 0, "{kind} {id}: it was undone while it ran: {ran}");
+        }
+    }
+    assert!(kills >= 30, "{kind}: killed {kills} times");
+}
+
+#[test]
+fn waits_that_are_given_up_survive_a_kill_at_any_gap_on_sqlite() {
+    let (url, folder) = sqlite();
+    waits_killed_everywhere("sqlite", &url, folder.path());
+}
+
+#[test]
+fn waits_that_are_given_up_survive_a_kill_at_any_gap_on_postgres() {
+    let folder = tempfile::tempdir().unwrap();
+    waits_killed_everywhere("postgres", &Postgres::shared().database(), folder.path());
+}
+
 /// A workflow fails by a mistake of its own and is mended: killed after every occurrence of every step, that of the mending too.
 fn mended_killed_everywhere(kind: &str, url: &DatabaseUrl, folder: &Path) {
     let db = Db::open(url).unwrap();
