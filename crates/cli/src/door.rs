@@ -46,7 +46,7 @@ impl Door {
             Self::Database(db) => {
                 query(db, id, |conn, execution| {
                     let versions = versions::list(conn, &execution)?;
-                    let untaken_signals = signals::untaken(conn, &execution.id)?.into_iter().collect();
+                    let untaken_signals = signals::untaken(conn, &execution.id)?;
                     Ok(Shown { execution, versions, waiting: Vec::new(), untaken_signals })
                 })
                 .await

@@ -52,7 +52,7 @@ pub async fn finish(
         Err(failure) => ending(&won.execution, with_cause(engine, &id, failure).await?),
     };
     let ending = Arc::new(ending);
-    let TurnOutput { log, progress, withdrawn } = output;
+    let TurnOutput { log, progress, .. } = output;
     let log = Arc::new(log);
     let (e, l, key, h, claim) = (ending.clone(), log.clone(), id.clone(), held.clone(), Claim::of(engine));
     let drops = engine.settings.history == History::None;
@@ -64,8 +64,7 @@ pub async fn finish(
         calls::mark_delivered(conn, &h.fence, &delivered)?;
         let at = Insertion { execution: &key, suspension, queue: &queue, now, push_again: now };
         calls::insert(conn, at, &abandoned)?;
-        calls::give_up(conn, &key, &withdrawn, now)?;
-        signals::give_back(conn, &key, &withdrawn)?;
+        // What it gave up in this turn it waits for again, should it be retried.
         let jobs = calls::cancel_open(conn, &key, Seen::ByNobody, now)?;
         control::request_cancel_of_children(conn, &key, now)?;
         if let Some(progress) = &progress {
@@ -127,9 +126,9 @@ pub async fn again(
         }
         control::request_cancel_of_children(conn, &key, now)?;
         calls::give_up(conn, &key, &withdrawn, now)?;
-        signals::give_back(conn, &key, &withdrawn)?;
+        signals::give_back(conn, &key, &withdrawn, now)?;
         // What came while this turn ran is for the next life.
-        signals::give_back_untold(conn, &key)?;
+        signals::give_back_untold(conn, &key, now)?;
         let jobs = calls::cancel_open(conn, &key, Seen::ByNobody, now)?;
         control::forget_past(conn, &key)?;
         logs::append(conn, &key, &l)?;
@@ -152,13 +151,12 @@ pub(super) fn note_untaken_signals(
     id: &ExecutionId,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    signals::give_back_untold(conn, id)?;
     let untaken = signals::untaken(conn, id)?;
     if untaken.is_empty() {
         return Ok(());
     }
     let count =
-        |(name, count): &(String, i64)| if *count == 1 { name.clone() } else { format!("{name} ({count} times)") };
+        |(name, count): (&String, &i64)| if *count == 1 { name.clone() } else { format!("{name} ({count} times)") };
     let names: Vec<String> = untaken.iter().map(count).collect();
     let text = format!("it ended without taking these signals: {}\n", names.join(", "));
     logs::append(conn, id, &log_lines(vec![(Stream::Stderr, text)], now))

@@ -148,7 +148,7 @@ pub(super) fn give_up(
     }
     let jobs = calls::give_up(conn, id, withdrawn, now)?;
     control::request_cancel_of_awaited(conn, id, withdrawn, now)?;
-    Ok((jobs, signals::give_back(conn, id, withdrawn)?))
+    Ok((jobs, signals::give_back(conn, id, withdrawn, now)?))
 }
 
 /// Signals that are there go to the calls that wait for them, each to the one that has waited longest. Answers whether any

@@ -267,8 +267,9 @@ pub fn give_up(
         let settled_before = rows.len() < chunk.len();
         all.extend(withdrawn(rows)?);
         if settled_before {
+            // From now on, which is what states that were saved before go by.
             diesel::update(given_up().filter(calls::delivered_in.is_null()))
-                .set(calls::delivered_in.eq(Some(TO_NOBODY)))
+                .set((calls::delivered_in.eq(Some(TO_NOBODY)), calls::completed_at.eq(Some(now.0))))
                 .execute(conn)?;
         }
     }
@@ -276,7 +277,12 @@ pub fn give_up(
 }
 
 /// Signals that were taken by these calls are not theirs any more.
-pub(super) fn untake(conn: &mut DbConnection, execution: &ExecutionId, ids: &[i64]) -> Result<(), StoreError> {
+pub(super) fn untake(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    ids: &[i64],
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let taken = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .filter(calls::call_id.eq_any(ids))
@@ -286,6 +292,7 @@ pub(super) fn untake(conn: &mut DbConnection, execution: &ExecutionId, ids: &[i6
             calls::status.eq(CallStatus::Cancelled.as_str()),
             calls::result.eq(None::<String>),
             calls::delivered_in.eq(Some(TO_NOBODY)),
+            calls::completed_at.eq(Some(now.0)),
         ))
         .execute(conn)?;
     Ok(())

@@ -1,6 +1,6 @@
 //! Signals: kept in the order in which they were sent until a call of the same name takes them, each once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
@@ -73,6 +73,7 @@ pub fn give_back(
     conn: &mut DbConnection,
     execution: &ExecutionId,
     calls: &[CallId],
+    now: Timestamp,
 ) -> Result<BTreeSet<String>, StoreError> {
     let mut names = BTreeSet::new();
     for chunk in calls.chunks(ROWS_PER_STATEMENT) {
@@ -83,7 +84,7 @@ pub fn give_back(
         let back: Vec<String> =
             diesel::update(taken).set(signals::call_id.eq(None::<i64>)).returning(signals::name).get_results(conn)?;
         if !back.is_empty() {
-            calls::untake(conn, execution, &ids)?;
+            calls::untake(conn, execution, &ids, now)?;
         }
         names.extend(back);
     }
@@ -91,20 +92,23 @@ pub fn give_back(
 }
 
 /// The same for all calls of an execution that were not told of theirs, because it goes on without them.
-pub fn give_back_untold(conn: &mut DbConnection, execution: &ExecutionId) -> Result<(), StoreError> {
+pub fn give_back_untold(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<(), StoreError> {
     let untold = calls::untold_signals(conn, execution)?;
-    give_back(conn, execution, &untold).map(drop)
+    give_back(conn, execution, &untold, now).map(drop)
 }
 
-/// Signals that no call has taken: how many of each name.
-pub fn untaken(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<(String, i64)>, StoreError> {
-    Ok(signals::table
-        .filter(signals::execution_id.eq(execution.as_str()))
-        .filter(signals::call_id.is_null())
-        .group_by(signals::name)
-        .order(signals::name)
-        .select((signals::name, diesel::dsl::count_star()))
-        .load(conn)?)
+/// Signals that the workflow was not told of: how many of each name.
+pub fn untaken(conn: &mut DbConnection, execution: &ExecutionId) -> Result<BTreeMap<String, i64>, StoreError> {
+    let sent = || signals::table.filter(signals::execution_id.eq(execution.as_str()));
+    let mut names: Vec<String> = sent().filter(signals::call_id.is_null()).select(signals::name).load(conn)?;
+    let untold = calls::untold_signals(conn, execution)?;
+    for chunk in untold.chunks(ROWS_PER_STATEMENT) {
+        let ids = chunk.iter().map(|id| Some(i64::from(id.0)));
+        names.extend(sent().filter(signals::call_id.eq_any(ids)).select(signals::name).load::<String>(conn)?);
+    }
+    let mut counts = BTreeMap::new();
+    names.into_iter().for_each(|name| *counts.entry(name).or_default() += 1);
+    Ok(counts)
 }
 
 /// Everything that was sent to an execution, in order.

@@ -103,7 +103,7 @@ fn steps(conn: &mut DbConnection) -> Result<(), StoreError> {
     calls::give_up(conn, &id, &[CallId(0)], NOW)?;
     calls::overdue(conn, &id, NOW)?;
     endings::ending(conn, &id)?;
-    signals::give_back(conn, &id, &[CallId(0)])?;
+    signals::give_back(conn, &id, &[CallId(0)], NOW)?;
     signals::untaken(conn, &id)?;
     calls::cancelled_among(conn, &id, &[CallId(5)])?;
     control::lock(conn, &id)?;

@@ -531,3 +531,64 @@ async def main():
         assert_eq!(output(&rig, &id).await, json!([11, "no signal s within 0s", 0, "kept"]), "{kind}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_in_the_turn_that_failed_is_waited_for_again_after_a_retry() {
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let source = "
+import asyncio, durable
+async def main():
+    waits = [durable.wait_signal('s'), durable.callback()[1]]
+    await durable.race(asyncio.sleep(1), *waits)
+    waits = None
+    if await durable.wait_signal('again', timeout=0.5) == 'fail':
+        await f()
+    return await durable.wait_signal('s')
+";
+        let id = rig.start(source).await;
+        let bystander = bystander(&rig);
+        rig.clock.advance(Duration::from_secs(2));
+        send(&bystander, &id, "s", json!("here")).await;
+        send(&bystander, &id, "again", json!("fail")).await;
+        pass(&rig, 0.1).await;
+        let jobs = rig.jobs().await;
+        rig.fail(&jobs[0].1, "ValueError", "x").await;
+        let failed = rig.execution(&id).await;
+        assert_eq!(failed.status, ExecutionStatus::Failed, "{kind}: {failed:?}");
+        let key = id.clone();
+        let untaken = rig.engine.db.read(move |conn| durable_core::store::signals::untaken(conn, &key)).await.unwrap();
+        assert_eq!(untaken.get("s"), Some(&1), "{kind}");
+        durable_core::orchestrator::revive::retry(&rig.engine, &id).await.unwrap();
+        pass(&rig, 0.1).await;
+        let jobs = rig.jobs().await;
+        rig.complete(&jobs[0].1, json!(1)).await;
+        assert_eq!(output(&rig, &id).await, json!("here"), "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_came_with_the_outcome_that_failed_the_workflow_is_there_after_a_retry() {
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let source = "
+import asyncio, durable
+async def main():
+    done, got = await asyncio.gather(f(), durable.wait_signal('s'))
+    return got
+";
+        let id = rig.start(source).await;
+        let bystander = bystander(&rig);
+        let jobs = rig.jobs().await;
+        bystander.fail(&jobs[0].1, "ValueError", "x").await;
+        rig.clock.advance(Duration::from_secs(1));
+        send(&bystander, &id, "s", json!("here")).await;
+        pass(&rig, 0.1).await;
+        assert_eq!(rig.execution(&id).await.status, ExecutionStatus::Failed, "{kind}");
+        durable_core::orchestrator::revive::retry(&rig.engine, &id).await.unwrap();
+        pass(&rig, 0.1).await;
+        let jobs = rig.jobs().await;
+        rig.complete(&jobs[0].1, json!(1)).await;
+        assert_eq!(output(&rig, &id).await, json!("here"), "{kind}");
+    }
+}

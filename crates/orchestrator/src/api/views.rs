@@ -100,7 +100,7 @@ pub(crate) async fn show(
     let seen = execution.clone();
     let read = move |conn: &mut _| Ok((versions::list(conn, &seen)?, signals::untaken(conn, &seen.id)?));
     let (versions, untaken) = api.engine.db.read(read).await?;
-    Ok(Json(Shown { execution, versions, waiting: reasons, untaken_signals: untaken.into_iter().collect() }))
+    Ok(Json(Shown { execution, versions, waiting: reasons, untaken_signals: untaken }))
 }
 
 async fn until_ended(api: &Api, id: &ExecutionId, wait: Duration) -> Result<Execution, ApiError> {

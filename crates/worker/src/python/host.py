@@ -462,6 +462,9 @@ class Loop:
 
 
 def main(mode):
+    # A worker that a script starts in the background ignores it, and functions are none of that script's.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     host = Host()
     received = host.wire.receive()
     if received is None:
