@@ -40,6 +40,8 @@ pub struct NewExecution {
     pub source: String,
     /// Identifies the text.
     pub source_hash: String,
+    /// The files that its children run, as [`files::keep`](super::files::keep) answers them.
+    pub files: Option<Json>,
     /// Where its function calls are queued.
     pub queue: String,
     /// The process that runs it with a queue of its own, if one does.
@@ -99,6 +101,7 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
             origins::inputs.eq(&new.inputs.0),
             origins::launch.eq(new.launch.as_ref().map(|launch| launch.0.as_str())),
             origins::secret.eq(Some(&new.secret)),
+            origins::files.eq(new.files.as_ref().map(|files| files.0.as_str())),
         ))
         .execute(conn)?;
     Ok(true)

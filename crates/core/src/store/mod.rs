@@ -9,6 +9,7 @@ mod connection;
 pub mod control;
 pub mod endings;
 pub mod executions;
+pub mod files;
 pub mod logs;
 pub mod meter;
 mod migrate;

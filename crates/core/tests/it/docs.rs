@@ -1,7 +1,7 @@
 //! Every workflow in `docs/workflows.md` gives what it says.
 
 use durable_core::{
-    model::{ExecutionStatus, Failure, Json},
+    model::{ExecutionStatus, Failure, Files, Json},
     orchestrator::signal::{Signalling, signal},
 };
 use durable_testing::{Rig, sqlite};
@@ -55,13 +55,13 @@ async fn the_workflow_in_the_docs_fails_and_is_mended_as_they_say() {
     let failed = rig.run(&id, answer).await.error.unwrap();
     assert!(buggy.contains(&format!("# fails: {}", failed.kind)), "{failed}");
     let program = std::sync::Arc::new(Program::compile("workflow.py", mended).unwrap());
-    let new = mend::NewCode { program, launch: None };
+    let new = mend::NewCode { program, files: Files::new(), launch: None };
     let would = mend::mend(&rig.engine, &id, new.clone(), true).await.unwrap();
     let place = &would.waits[0];
     let said = format!("at line {}: {} {} (call {})", place.line.unwrap(), place.kind, place.function, place.call);
     assert!(MENDING.contains(&said), "{said}");
     let parts = Program::compile("workflow.py", &mended.replace("30 * 86400", "20 * 86400")).unwrap();
-    let parts = mend::NewCode { program: std::sync::Arc::new(parts), launch: None };
+    let parts = mend::NewCode { program: std::sync::Arc::new(parts), files: Files::new(), launch: None };
     let refused = mend::mend(&rig.engine, &id, parts, false).await.unwrap_err().to_string();
     let refused = refused.replace(id.as_str(), "ID");
     assert!(MENDING.replace("record\n(line", "record (line").contains(&refused), "{refused}");
