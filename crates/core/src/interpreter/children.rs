@@ -32,7 +32,7 @@ pub(super) fn functions(module: &ModModule) -> BTreeMap<String, Option<String>> 
     let is_script = entry::runs_by_itself(module);
     let at_top = |def: &StmtFunctionDef| module.body.iter().any(|stmt| stmt.range() == def.range());
     let judged = defs.0.iter().map(|def| {
-        let namesakes = defs.0.iter().filter(|other| other.name == def.name).count();
+        let namesakes = defs.0.iter().filter(|other| other.name.as_str() == def.name.as_str()).count();
         (def.name.to_string(), why_not(def, at_top(def), namesakes > 1, is_script).map(str::to_owned))
     });
     judged.collect()

@@ -14,6 +14,7 @@ use crate::{
     store::{
         DbConnection, StoreError,
         calls::{self, AttemptOf},
+        children::not_begun,
         executions::{self, Ending, NewExecution},
         files, workflows,
     },
@@ -73,6 +74,8 @@ pub(super) fn begin(
         id: id.clone(),
     };
     if !executions::insert(conn, &new)? {
+        // To be found by whoever begins it again.
+        executions::keep_source(conn, &new.source_hash, &new.source)?;
         return failed("RuntimeError", format!("execution {id} exists already: choose another id= for the child"));
     }
     Ok(child.detached.then(|| Outcome::Completed(Json::from(&serde_json::Value::from(id.as_str())))))
@@ -93,6 +96,26 @@ fn not_there(name: &str) -> String {
         None => format!("write the name there as it is, run_child({name:?}, …)"),
     };
     format!("the file {file} did not come with the workflow: {hint}, so that it is found when the workflow is started")
+}
+
+/// Begins what could not begin when its call was made, now that an execution is tried again: perhaps it can now. Answers
+/// whether any call has its outcome already.
+pub(super) fn begin_again(conn: &mut DbConnection, id: &ExecutionId, now: Timestamp) -> Result<bool, StoreError> {
+    let open = not_begun(conn, id)?;
+    let (Some(execution), false) = (executions::get(conn, id)?, open.is_empty()) else { return Ok(false) };
+    let (secret, files) = (executions::secret(conn, id)?, files::of(conn, id)?);
+    let parent = Of { execution: &execution, secret: &secret, files: files.as_ref() };
+    let mut woken = false;
+    for call in &open {
+        let Some(child) = &call.child else { continue };
+        if let Some(outcome) = begin(conn, &parent, call, child, now)? {
+            let number = calls::attempt_number(conn, id, call.id)?.unwrap_or(1);
+            let of = AttemptOf { execution: id.clone(), call: call.id, number };
+            calls::settle(conn, &of, &outcome, now)?;
+            woken = true;
+        }
+    }
+    Ok(woken)
 }
 
 /// What a child runs: its own text, a function of its parent's file, a file that came with that, or what is deployed.

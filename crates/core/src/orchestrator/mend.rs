@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Engine, Event, OrchestrationError, cancel,
-    children::AT_ONCE,
+    children::{AT_ONCE, begin_again},
     pause::{give_up, hand_out_signals, log_lines},
     rebuild::{Again, Rebuilt, Until, epoch_of},
     revive::{Forking, obstacle, retry},
@@ -232,6 +232,7 @@ async fn carry_out(engine: &Engine, plan: &Arc<Plan>, code: &NewCode) -> Result<
         }
         if found.status.is_final() {
             control::revive(conn, &found, now)?;
+            begin_again(conn, &found.id, now)?;
         }
         let withdrawn = match &p.rebuilt {
             Some(rebuilt) => settle_in(conn, &found.id, rebuilt, now)?,

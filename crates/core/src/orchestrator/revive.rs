@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Engine, OrchestrationError,
-    children::AT_ONCE,
+    children::{AT_ONCE, begin_again},
     mend::{self, ForFork, NewCode},
 };
 use crate::{
@@ -32,7 +32,11 @@ pub async fn retry(engine: &Engine, id: &ExecutionId) -> Result<usize, Orchestra
             ExecutionStatus::Failed | ExecutionStatus::Cancelled => {
                 Ok(Some(Ok(match obstacle(conn, &execution, false)? {
                     Some(why) => Err(why),
-                    None => Ok(control::revive(conn, &execution, now)?),
+                    None => {
+                        let again = control::revive(conn, &execution, now)?;
+                        begin_again(conn, &key, now)?;
+                        Ok(again)
+                    }
                 })))
             }
             other => Ok(Some(Err(other))),

@@ -177,6 +177,12 @@ pub fn first_call(conn: &mut DbConnection, id: &ExecutionId) -> Result<CallId, S
     rows::call_id(origins::table.find(id.as_str()).select(origins::first_call).first(conn)?)
 }
 
+/// What makes the tokens of its callbacks, and its children's secrets.
+pub fn secret(conn: &mut DbConnection, id: &ExecutionId) -> Result<String, StoreError> {
+    let secret = origins::table.find(id.as_str()).select(origins::secret).first::<Option<String>>(conn)?;
+    Ok(secret.unwrap_or_default())
+}
+
 /// What whoever started the execution left to be found again.
 pub fn launch(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Json>, StoreError> {
     let launch = origins::table.find(id.as_str()).select(origins::launch).first::<Option<String>>(conn).optional()?;

@@ -5,6 +5,7 @@
 mod attempts;
 pub mod callbacks;
 pub mod calls;
+pub mod children;
 mod connection;
 pub mod control;
 pub mod endings;

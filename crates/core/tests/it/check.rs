@@ -439,8 +439,13 @@ fn nothing_is_told_of_files_that_are_well() {
     files.extend(docs.map(|block| ("docs".to_owned(), block.split("```").next().unwrap().to_owned())));
     files.extend(ORDINARY.iter().map(|source| ("ordinary".to_owned(), (*source).to_owned())));
     assert!(files.len() > 70, "{}", files.len());
+    let beside = |path: &str| match path {
+        "child.py" => Some("async def resize(width):\n    return width\n".to_owned()),
+        path => std::fs::read_to_string(format!("../../python/tests/workflows/{path}")).ok(),
+    };
     for (name, source) in files {
-        let told: Vec<String> = found(&source).iter().map(ToString::to_string).collect();
+        let known = Known { file: &beside, ..Known::NOTHING };
+        let told: Vec<String> = check("w.py", &source, &known).iter().map(ToString::to_string).collect();
         assert!(told.is_empty(), "{name}:\n{}\n{source}", told.join("\n"));
     }
 }

@@ -361,6 +361,34 @@ async fn a_parents_retry_lets_its_child_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_could_not_begin_begins_when_its_parent_is_tried_again() {
+    let source = "from durable import run_child, start_child\nfrom tasks import f\nasync def main():\n    await f(1)\n    name = 'child'\n    return [await run_child('late', {'n': 1}), await start_child(f'{name}.py', {'n': 2}, id=CHOSEN, detached=True)]\n";
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let source = source.replace("CHOSEN", "'chosen'");
+        let id = started(&rig, &source, Files::new()).await;
+        let ended = rig.run(&id, first).await;
+        assert!(ended.error.unwrap().message.contains("no workflow is deployed under the name late"), "{kind}");
+        // Nothing has changed: it is told the same again, and does not wait for ever.
+        revive::retry(&rig.engine, &id).await.unwrap();
+        assert_eq!(rig.run(&id, first).await.status, ExecutionStatus::Failed, "{kind}");
+        let program = Program::compile("late.py", "async def main(n):\n    return ['late', n]\n").unwrap();
+        let now = rig.engine.now();
+        let deploy = move |conn: &mut _| workflows::deploy(conn, "late", (&program, &Files::new()), now);
+        rig.engine.db.write(deploy).await.unwrap();
+        revive::retry(&rig.engine, &id).await.unwrap();
+        let ended = rig.run(&id, first).await;
+        let failure = ended.error.unwrap();
+        assert!(failure.message.contains("the file child.py did not come with the workflow"), "{kind}: {failure}");
+        // With other code comes the file.
+        let with = files(&[("child.py", "async def main(n):\n    return n\n")]);
+        mend::mend(&rig.engine, &id, code("workflow.py", &source, with), false).await.unwrap();
+        assert_eq!(output(kind, &rig.run(&id, first).await), json!([["late", 1], "chosen"]), "{kind}");
+        assert!(rig.execution(&"chosen".parse().unwrap()).await.parent.is_none(), "{kind}: nobody waits for it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_files_alone_are_other_code() {
     let source = "from durable import run_child, wait_signal\nfrom tasks import f\nasync def main():\n    await f(1)\n    return await run_child('child.py')\n";
     let (old, new) = (files(&[("child.py", "'old'\n")]), files(&[("child.py", "'new'\n")]));
