@@ -248,14 +248,15 @@ def callback(*, timeout: float | None = None) -> tuple[str, Awaitable[Any]]:
 
 
 def start_child(
-    workflow: str,
+    workflow: str | Callable[..., Any],
     inputs: dict[str, Any] | None = None,
     id: str | None = None,
     source: str | None = None,
     detached: bool = False,
     deadline: float | None = None,
 ) -> Awaitable[Any]:
-    """Starts another workflow, deployed under that name or given as ``source``; its output, or with ``detached`` its id."""
+    """Starts another workflow: an async function of this file or of one beside it, the file beside it or the deployed one of
+    that name, or the text ``source``. Its output, or with ``detached`` its id."""
     return current().start_child(workflow, inputs or {}, id, source, detached, deadline)
 
 

@@ -7,6 +7,7 @@ import contextvars
 import dataclasses
 import datetime
 import inspect
+import os
 import random
 import re
 import selectors
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ._child import find
 from ._fit import Misfit, fit_call
 from ._reach import reached
 
@@ -84,6 +86,8 @@ class Run:
         self.sent: list[tuple[str, str, Any]] = parent.sent if parent else []
         self._executions: dict[str, Run] = parent._executions if parent else {}
         self._executions[self.id] = self
+        # Where the workflow that began it all is.
+        self._folder: str | None = None
         self._main: tuple[asyncio.Task[Any], dict[str, Any]] | None = None
         self._spawned: set[asyncio.Future[Any]] = set()
         self._functions: list[Started] = []
@@ -265,26 +269,22 @@ class Run:
 
     def start_child(
         self,
-        workflow: str,
+        workflow: Any,
         inputs: dict[str, Any],
         id: str | None,
         source: str | None,
         detached: bool,
         deadline: float | None,
     ) -> asyncio.Future[Any]:
-        from .testing import load
-
-        self.calls.append(Call("child", workflow, (inputs,)))
+        namespace = self._main[1] if self._main else {}
+        folder = self._folder or os.path.dirname(os.path.abspath(namespace.get("__file__") or "workflow.py"))
+        name, load = find(workflow, source, namespace, folder, self.workflows)
+        self.calls.append(Call("child", name, (inputs,)))
         child = Run(id or f"{self.id}-{len(self.calls)}", parent=self)
+        child._folder = folder
 
         async def run() -> Any:
-            if source is None and workflow not in self.workflows:
-                raise NameError(
-                    f"no workflow is deployed under the name {workflow}: durable deploy {workflow} FILE, or give its "
-                    "text with source="
-                )
-            main = load(source, workflow) if source is not None else self.workflows[workflow]
-            return await child.run(main, inputs)
+            return await child.run(load(), inputs)
 
         task = asyncio.ensure_future(run())
         if not detached:

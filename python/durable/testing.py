@@ -117,24 +117,25 @@ def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
-def load_file(path: str | os.PathLike[str]) -> Callable[..., Any]:
-    """A workflow file's main(). What it imports from beside it are functions: they become awaitable."""
+def load_file(path: str | os.PathLike[str], name: str = "main", folder: str | None = None) -> Callable[..., Any]:
+    """A workflow file's main(), or another function of it. What it imports from beside it are functions: they become awaitable."""
     path = os.path.abspath(path)
     with open(path) as file:
-        return load(file.read(), path)
+        return load(file.read(), path, name, folder)
 
 
-def load(source: str, path: str) -> Callable[..., Any]:
-    """A workflow's main(), from its text."""
+def load(source: str, path: str, name: str = "main", folder: str | None = None) -> Callable[..., Any]:
+    """A workflow's main(), or another function of it, from its text. What it imports is in ``folder``."""
     module = types.ModuleType(f"durable_workflow_{next(_numbers)}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses look there
-    folder = os.path.dirname(os.path.abspath(path))
+    vars(module)["__durable_source__"] = source
+    folder = folder or os.path.dirname(os.path.abspath(path))
     vars(module)["__builtins__"] = {**vars(builtins), "__import__": imports_of(folder)}
     exec(compile(source, path, "exec"), vars(module))
-    main: Callable[..., Any] | None = vars(module).get("main")
+    main: Callable[..., Any] | None = vars(module).get(name)
     if main is None or not callable(main):
-        raise TypeError(f"{path} has no main()")
+        raise TypeError(f"{path} has no {name}()")
     return main
 
 

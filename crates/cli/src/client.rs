@@ -209,15 +209,10 @@ fn is_passing(error: &anyhow::Error) -> bool {
 
 /// What an execution's start is asked with.
 pub(crate) fn start_request(
-    name: &str,
-    source: Option<&str>,
+    workflow: &Value,
     inputs: &serde_json::Map<String, Value>,
     id: &ExecutionId,
     queue: &str,
 ) -> Value {
-    let workflow = match source {
-        Some(source) => json!({"name": name, "source": source}),
-        None => json!({"name": name}),
-    };
     json!({"workflow": workflow, "inputs": inputs, "id": id, "queue": queue})
 }

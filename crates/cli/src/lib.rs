@@ -27,6 +27,7 @@ use crate::{
     args::{Args, StartArgs},
     embedded::{Embedded, Ended},
     progress::Progress,
+    sources::Workflow,
 };
 
 /// The program `durable`: parses, runs, answers with an exit code.
@@ -50,14 +51,13 @@ pub fn start_main() -> ExitCode {
 /// Starts a workflow with these functions and runs it to its end in this process, showing its
 /// progress on stderr; answers its output. Its state is in the database `db`, as with `durable run`.
 pub async fn run(registry: Registry, db: &str, workflow: &Path) -> anyhow::Result<Json> {
-    let program = sources::program(workflow)?;
-    sources::check_functions(&program, &registry.offers())?;
+    let Workflow { program, files } = checked(workflow, &registry)?;
     let url: DatabaseUrl = db.parse()?;
     let db = tokio::task::spawn_blocking(move || Db::open(&url)).await??;
     let id = ExecutionId::generate();
     let progress = Arc::new(Progress::new(false));
     let embedded = Embedded::new(db, registry, 8, progress.clone())?;
-    let request = start::Start { id: Some(id.clone()), ..start::Start::new(Arc::new(program), Map::new()) };
+    let request = start::Start { id: Some(id.clone()), files, ..start::Start::new(program, Map::new()) };
     start::start(&embedded.engine, request).await?;
     progress.title(format!("{} · execution {id}", workflow.display()), &id);
     let ended = embedded.run(&id).await;
@@ -70,4 +70,10 @@ pub async fn run(registry: Registry, db: &str, workflow: &Path) -> anyhow::Resul
         },
         Ended::Interrupted => anyhow::bail!("execution {id} was interrupted"),
     }
+}
+
+fn checked(file: &Path, registry: &Registry) -> anyhow::Result<Workflow> {
+    let workflow = sources::program(file)?;
+    sources::check_functions(&workflow, &registry.offers())?;
+    Ok(workflow)
 }

@@ -1,26 +1,30 @@
 //! What the user points at: workflow files, function files, inputs.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use durable_core::{
-    interpreter::{CompileError, Known, Program, value},
+    interpreter::{CompileError, Known, Program, children::bundle, value},
+    model::Files,
     offers::Offers,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{args::Functions, failure::wrong};
 
 /// Reads and compiles a workflow; mistakes that can be seen are refused.
-pub(crate) fn program(file: &Path) -> anyhow::Result<Program> {
+pub(crate) fn program(file: &Path) -> anyhow::Result<Workflow> {
     program_with(file, &[], &[])
 }
 
 /// The same, with functions from these files and modules.
-pub(crate) fn program_with(file: &Path, files: &[PathBuf], modules: &[String]) -> anyhow::Result<Program> {
+pub(crate) fn program_with(file: &Path, files: &[PathBuf], modules: &[String]) -> anyhow::Result<Workflow> {
     let (name, source) = read(file)?;
     match findings(file, &name, &source, files, modules).into_iter().find(|found| !found.warning) {
-        None => Ok(Program::compile(&name, &source)?),
+        None => Workflow::of(file, &name, &source),
         Some(mistake) => Err(mistake.into()),
     }
 }
@@ -50,8 +54,49 @@ pub(crate) fn findings(
         let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
         texts.into_iter().any(|text| defines(&text, name))
     };
-    let known = Known { module: &|module| beside(module) || given(module), function: &function };
+    let known = Known {
+        module: &|module| beside(module) || given(module),
+        function: &function,
+        file: &|path| read_beside(file, path),
+    };
     durable_core::interpreter::check(name, source, &known)
+}
+
+/// A workflow that compiles, with the files beside it that its children run.
+pub(crate) struct Workflow {
+    pub(crate) program: Arc<Program>,
+    pub(crate) files: Files,
+}
+
+impl Workflow {
+    pub(crate) fn of(file: &Path, name: &str, source: &str) -> anyhow::Result<Self> {
+        let program = Arc::new(Program::compile(name, source)?);
+        Ok(Self { program, files: bundle(name, source, |path| read_beside(file, path)) })
+    }
+
+    /// As a request to a server.
+    pub(crate) fn request(&self) -> Value {
+        let mut request = json!({"name": self.program.name, "source": self.program.source});
+        if !self.files.is_empty() {
+            request["files"] = json!(self.files);
+        }
+        request
+    }
+
+    /// All that is run: the workflow, and what its children run.
+    fn programs(&self) -> anyhow::Result<Vec<Arc<Program>>> {
+        let mut all = vec![self.program.clone()];
+        for (file, text) in self.files.iter().filter(|(file, _)| **file != self.program.file) {
+            all.push(Arc::new(Program::compile(file, text)?));
+        }
+        Ok(all)
+    }
+}
+
+/// The text of a file beside a workflow.
+fn read_beside(workflow: &Path, path: &str) -> Option<String> {
+    let folder = workflow.parent().unwrap_or(Path::new("."));
+    std::fs::read_to_string(folder.join(path)).ok()
 }
 
 /// A workflow's name and text.
@@ -76,7 +121,7 @@ pub(crate) struct Launch {
 
 impl Launch {
     /// What the options say, or else the files beside the workflow that it imports.
-    pub(crate) fn find(workflow: &Path, program: &Program, options: &Functions) -> anyhow::Result<Self> {
+    pub(crate) fn find(file: &Path, workflow: &Workflow, options: &Functions) -> anyhow::Result<Self> {
         let mut launch = Self {
             python: options.python.clone(),
             files: Vec::new(),
@@ -84,7 +129,7 @@ impl Launch {
             directory: std::env::current_dir()?,
         };
         if !launch.take(options)? {
-            launch.files = files_beside(workflow, program)?;
+            launch.files = files_beside(file, workflow)?;
         }
         Ok(launch)
     }
@@ -105,8 +150,8 @@ impl Launch {
 
 impl Launch {
     /// The same with the files beside mended code that it imports, where no file or module of that name is taken already.
-    pub(crate) fn with_code(&mut self, workflow: &Path, program: &Program) -> anyhow::Result<()> {
-        for file in files_beside(workflow, program)? {
+    pub(crate) fn with_code(&mut self, file: &Path, workflow: &Workflow) -> anyhow::Result<()> {
+        for file in files_beside(file, workflow)? {
             let stem = file.file_stem();
             let known = self.files.iter().any(|known| known.file_stem() == stem)
                 || self.modules.iter().any(|module| Some(module.as_ref()) == stem);
@@ -118,29 +163,30 @@ impl Launch {
     }
 }
 
-fn files_beside(workflow: &Path, program: &Program) -> anyhow::Result<Vec<PathBuf>> {
-    let folder = workflow.parent().unwrap_or(Path::new("."));
+fn files_beside(file: &Path, workflow: &Workflow) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = file.parent().unwrap_or(Path::new("."));
     let mut files: Vec<PathBuf> = Vec::new();
-    let named = program.served.keys().filter_map(|dotted| Some(dotted.rsplit_once('.')?.0));
-    for module in named.chain(program.modules()) {
-        let file = std::path::absolute(folder.join(format!("{module}.py")))?;
-        if file.is_file() && !files.contains(&file) {
-            files.push(file);
+    for program in workflow.programs()? {
+        let named = program.served.keys().filter_map(|dotted| Some(dotted.rsplit_once('.')?.0));
+        for module in named.chain(program.modules()) {
+            let file = std::path::absolute(folder.join(format!("{module}.py")))?;
+            if file.is_file() && !files.contains(&file) {
+                files.push(file);
+            }
         }
     }
     Ok(files)
 }
 
 /// Refuses a workflow that imports functions which nobody offers.
-pub(crate) fn check_functions(program: &Program, offers: &Offers) -> anyhow::Result<()> {
-    let unknown = program.served.iter().find(|(name, _)| !offers.offers(name));
-    match unknown {
-        None => Ok(()),
-        Some((name, line)) => {
-            let file = &program.name;
-            Err(wrong(format!("{file}:{line}: nobody offers the function {name}: {}", offers.hint(name))))
+pub(crate) fn check_functions(workflow: &Workflow, offers: &Offers) -> anyhow::Result<()> {
+    for program in workflow.programs()? {
+        if let Some((name, line)) = program.served.iter().find(|(name, _)| !offers.offers(name)) {
+            let file = &program.file;
+            return Err(wrong(format!("{file}:{line}: nobody offers the function {name}: {}", offers.hint(name))));
         }
     }
+    Ok(())
 }
 
 /// A JSON value that was given as an argument; `before` and `write` say where.

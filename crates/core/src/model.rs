@@ -430,7 +430,13 @@ pub struct Deployed {
     pub source_hash: String,
     /// When it was deployed.
     pub created_at: Timestamp,
+    /// The files that its children run: their paths, and the hashes of their texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Json>,
 }
+
+/// Texts of files beside a workflow that its children run, by their paths from there.
+pub type Files = std::collections::BTreeMap<String, String>;
 
 /// Code that an execution runs, or ran before that was mended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -210,18 +210,20 @@ fn print_deployed(answer: &Value, as_json: bool) -> ExitCode {
 
 /// `durable deploy`.
 pub(crate) async fn deploy(args: args::Deploy) -> anyhow::Result<ExitCode> {
-    let program = sources::program(&args.file)?;
+    let workflow = sources::program(&args.file)?;
     if args.name.is_empty() || args.name.contains('/') || args.name.ends_with(".py") {
         return Err(wrong(format!("{:?}: a workflow's name has no slash and does not end in .py", args.name)));
     }
     let answer = match args.target.server() {
         Some(server) => {
-            let request = json!({"name": args.name, "file": program.name, "source": program.source});
+            let mut request = workflow.request();
+            request["file"] = request["name"].take();
+            request["name"] = json!(args.name);
             Client::new(&server)?.post("/workflows", &request).await?
         }
         None => {
             let (db, name, now) = (open(&args.target.store).await?, args.name.clone(), SystemClock.now());
-            json!(db.write(move |conn| deployed::deploy(conn, &name, &program, now)).await?)
+            json!(db.write(move |conn| deployed::deploy(conn, &name, (&workflow.program, &workflow.files), now)).await?)
         }
     };
     Ok(print_deployed(&answer, args.json))

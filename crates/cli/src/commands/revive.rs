@@ -1,6 +1,6 @@
 //! `durable retry` and `durable fork`: what failed goes on, or another begins from one of its pauses; either with other code.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode};
 
 use durable_core::{
     id::{CallId, ExecutionId},
@@ -21,7 +21,7 @@ use crate::{
     },
     failure::wrong,
     output::{line, note},
-    sources::{self, Launch},
+    sources::{self, Launch, Workflow},
 };
 
 /// How many of the calls that new code waits for are listed.
@@ -31,30 +31,30 @@ const LISTED: usize = 20;
 pub(crate) async fn retry(args: args::Retry) -> anyhow::Result<ExitCode> {
     let (args, with) = (args.asked, args.with);
     let id = args.id.clone();
-    let program = read(&with)?;
+    let workflow = read(&with)?;
     if let Some(server) = args.target.server() {
         let client = Client::new(&server)?;
         let path = format!("/executions/{id}/retry");
-        let Some((program, _)) = &program else {
+        let Some((workflow, _)) = &workflow else {
             let answer = client.post(&path, &Value::Null).await?;
             let text = format!("execution {id} goes on; {} calls are run again", answer["calls"]);
             return Ok(say(args.json, &answer, &text));
         };
-        let request = json!({"workflow": sent(program), "dry_run": with.dry_run});
-        return Ok(tell(&client.read(client.post(&path, &request).await?)?, program, args.json));
+        let request = json!({"workflow": workflow.request(), "dry_run": with.dry_run});
+        return Ok(tell(&client.read(client.post(&path, &request).await?)?, &workflow.program, args.json));
     }
     let engine = engine_of(&args.target).await?;
-    let Some((program, file)) = program else {
+    let Some((workflow, file)) = workflow else {
         let calls = revive::retry(&engine, &id).await?;
         note(format_args!("{calls} calls of execution {id} are run again"));
         return go_on(&engine, id, args).await;
     };
-    let code = new_code(&engine, &id, (&program, file)).await?;
+    let code = new_code(&engine, &id, (&workflow, file)).await?;
     let mended = mend::mend(&engine, &id, code, with.dry_run).await?;
     if with.dry_run || mended.held {
-        return Ok(tell(&mended, &program, args.json));
+        return Ok(tell(&mended, &workflow.program, args.json));
     }
-    note(words(&mended, &program.name));
+    note(words(&mended, &workflow.program.name));
     go_on(&engine, id, args).await
 }
 
@@ -62,16 +62,16 @@ pub(crate) async fn retry(args: args::Retry) -> anyhow::Result<ExitCode> {
 pub(crate) async fn fork(args: args::Fork) -> anyhow::Result<ExitCode> {
     let (from, target) = (args.asked.id.clone(), &args.asked.target);
     let set = outcomes(&args.set, &from)?;
-    let program = read(&args.with)?;
+    let workflow = read(&args.with)?;
     if let Some(server) = target.server() {
         let client = Client::new(&server)?;
         let mut request = json!({"id": args.new_id, "at": args.at, "set": set, "dry_run": args.with.dry_run});
-        if let Some((program, _)) = &program {
-            request["workflow"] = sent(program);
+        if let Some((workflow, _)) = &workflow {
+            request["workflow"] = workflow.request();
         }
         let answer = client.post(&format!("/executions/{from}/fork"), &request).await?;
-        if let Some((program, _)) = program.filter(|_| args.with.dry_run) {
-            return Ok(tell(&client.read(answer)?, &program, args.asked.json));
+        if let Some((workflow, _)) = workflow.filter(|_| args.with.dry_run) {
+            return Ok(tell(&client.read(answer)?, &workflow.program, args.asked.json));
         }
         if args.asked.json {
             line(&answer);
@@ -83,13 +83,13 @@ pub(crate) async fn fork(args: args::Fork) -> anyhow::Result<ExitCode> {
     let engine = engine_of(target).await?;
     let execution = start::find(&engine, &from).await?;
     let set = set.iter().map(|(call, value)| (CallId(call.parse().unwrap_or(0)), Json::from(value))).collect();
-    let with = match &program {
-        Some((program, file)) => Some(new_code(&engine, &from, (program, *file)).await?),
+    let with = match &workflow {
+        Some((workflow, file)) => Some(new_code(&engine, &from, (workflow, *file)).await?),
         None => None,
     };
     let forking = revive::Forking { from, id: args.new_id, at: args.at, set, runner: execution.runner, with };
-    if let Some((program, _)) = program.filter(|_| args.with.dry_run) {
-        return Ok(tell(&mend::rehearse_fork(&engine, &forking).await?, &program, args.asked.json));
+    if let Some((workflow, _)) = workflow.filter(|_| args.with.dry_run) {
+        return Ok(tell(&mend::rehearse_fork(&engine, &forking).await?, &workflow.program, args.asked.json));
     }
     let id = revive::fork(&engine, forking).await?;
     if !args.no_wait {
@@ -123,20 +123,16 @@ fn outcomes(set: &[String], from: &ExecutionId) -> anyhow::Result<Map<String, Va
 }
 
 /// The file that `--with` names, checked like any submission.
-fn read(with: &With) -> anyhow::Result<Option<(Arc<Program>, &Path)>> {
+fn read(with: &With) -> anyhow::Result<Option<(Workflow, &Path)>> {
     let Some(file) = with.file.as_deref() else { return Ok(None) };
-    Ok(Some((Arc::new(sources::program(file)?), file)))
-}
-
-fn sent(program: &Program) -> Value {
-    json!({"name": program.name, "source": program.source})
+    Ok(Some((sources::program(file)?, file)))
 }
 
 /// New code with the functions that it imports, for an execution that this machine runs.
 async fn new_code(
     engine: &Engine,
     id: &ExecutionId,
-    (program, file): (&Arc<Program>, &Path),
+    (workflow, file): (&Workflow, &Path),
 ) -> anyhow::Result<mend::NewCode> {
     let key = id.clone();
     start::find(engine, id).await?;
@@ -144,11 +140,11 @@ async fn new_code(
         None => None,
         Some(launch) => {
             let mut launch: Launch = serde_json::from_str(&launch.0)?;
-            launch.with_code(file, program)?;
+            launch.with_code(file, workflow)?;
             Some(Json::from(&serde_json::to_value(&launch)?))
         }
     };
-    Ok(mend::NewCode { program: program.clone(), launch })
+    Ok(mend::NewCode { program: workflow.program.clone(), files: workflow.files.clone(), launch })
 }
 
 /// Says what other code has come to, or would.

@@ -7,7 +7,7 @@ use durable_core::{
     interpreter::Program,
     model::{Execution, ExecutionStatus, Failure, Json},
     orchestrator::{History, OrchestrationError, rescue::take_over, start},
-    store::{Db, calls, executions},
+    store::{Db, calls, executions, files},
     time::parse_duration,
 };
 use durable_process::{Owner, look_up};
@@ -21,17 +21,17 @@ use crate::{
     failure::{EXECUTION_FAILED, INTERRUPTED, wrong},
     output::{line, note},
     progress::{Progress, seconds},
-    sources::{self, Launch},
+    sources::{self, Launch, Workflow},
 };
 
 /// Runs a workflow to its end.
 pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
-    let program = Arc::new(sources::program_with(&args.file, &args.functions.files, &args.functions.modules)?);
+    let workflow = sources::program_with(&args.file, &args.functions.files, &args.functions.modules)?;
     let inputs = sources::inputs(&args.inputs, args.inputs_file.as_deref())?;
-    program.check_inputs(&inputs)?;
-    let launch = Launch::find(&args.file, &program, &args.functions)?;
+    workflow.program.check_inputs(&inputs)?;
+    let launch = Launch::find(&args.file, &workflow, &args.functions)?;
     let (registry, host) = embedded::python(&launch, &args.functions).await?;
-    sources::check_functions(&program, &registry.offers())?;
+    sources::check_functions(&workflow, &registry.offers())?;
     let db = open(args.store.url()?).await?;
     let id = args.id.unwrap_or_else(ExecutionId::generate);
     let deadline = match args.deadline.as_deref() {
@@ -46,7 +46,8 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
     let session = Session { functions: args.functions, json: args.json, db, history };
     let embedded = session.embedded(registry)?;
     let launch = Some(Json::from(&serde_json::to_value(&launch)?));
-    let request = start::Start { id: Some(id), launch, deadline, ..start::Start::new(program, inputs) };
+    let Workflow { program, files } = workflow;
+    let request = start::Start { id: Some(id), files, launch, deadline, ..start::Start::new(program, inputs) };
     let started = start::start(&embedded.engine, request).await?;
     let ended = match started.created {
         true => session.finish(embedded, started.execution).await,
@@ -72,22 +73,25 @@ pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
             let Some(execution) = executions::get(conn, &id)? else { return Ok(None) };
             let source = executions::source(conn, &execution.source_hash)?;
             let launch = executions::launch(conn, &id)?;
-            Ok(Some((execution, source.unwrap_or_default(), launch)))
+            let files = files::of(conn, &id)?;
+            let files = files::texts(conn, files.as_ref())?;
+            Ok(Some((execution, source.unwrap_or_default(), files, launch)))
         })
         .await?;
-    let (execution, source, launch) = found.ok_or_else(|| OrchestrationError::NotFound(args.id.clone()))?;
+    let (execution, source, files, launch) = found.ok_or_else(|| OrchestrationError::NotFound(args.id.clone()))?;
     let session = Session { functions: args.functions, json: args.json, db, history: History::Last };
     if execution.status.is_final() {
         return Ok(session.print(&execution));
     }
-    let program = Program::compile(&execution.workflow, &source)?;
+    let program = Arc::new(Program::compile(&execution.workflow, &source)?);
+    let workflow = Workflow { program, files };
     let mut launch: Launch = match launch {
         Some(launch) => serde_json::from_str(&launch.0)?,
-        None => Launch::find(Path::new(&execution.workflow), &program, &session.functions)?,
+        None => Launch::find(Path::new(&workflow.program.file), &workflow, &session.functions)?,
     };
     launch.take(&session.functions)?;
     let (registry, host) = embedded::python(&launch, &session.functions).await?;
-    sources::check_functions(&program, &registry.offers())?;
+    sources::check_functions(&workflow, &registry.offers())?;
     let embedded = session.embedded(registry)?;
     let ended = session.go_on(embedded, execution).await;
     embedded::end(host).await;

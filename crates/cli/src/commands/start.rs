@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Starts a workflow on a server; with `--wait`, follows it to its end.
 pub(crate) async fn start(args: args::Start) -> anyhow::Result<ExitCode> {
     let inputs = sources::inputs(&args.inputs, args.inputs_file.as_deref())?;
-    let (name, source) = workflow(&args.file, &inputs)?;
+    let workflow = workflow(&args.file, &inputs)?;
     let client = Client::new(&args.server)?;
     let id = match (args.id, args.idempotency_key) {
         (Some(_), Some(_)) => return Err(wrong("give --id or --idempotency-key, not both")),
@@ -34,7 +34,7 @@ pub(crate) async fn start(args: args::Start) -> anyhow::Result<ExitCode> {
         (None, Some(key)) => ExecutionId::from_key(&key),
         (None, None) => ExecutionId::generate(),
     };
-    let mut request = start_request(&name, source.as_deref(), &inputs, &id, &args.queue);
+    let mut request = start_request(&workflow, &inputs, &id, &args.queue);
     request["on_conflict"] = json!(args.on_conflict.replace('-', "_"));
     request["deadline"] = json!(args.deadline);
     let (execution, created) = client.start(&request).await?;
@@ -51,7 +51,7 @@ pub(crate) async fn start(args: args::Start) -> anyhow::Result<ExitCode> {
     }
     // To be found again by whoever loses sight of it.
     if !args.json {
-        note(format_args!("{name} · execution {id}"));
+        note(format_args!("{} · execution {id}", text(&workflow["name"])));
     }
     let progress = Arc::new(Progress::new(args.json));
     let ended = tokio::select! {
@@ -66,15 +66,16 @@ pub(crate) async fn start(args: args::Start) -> anyhow::Result<ExitCode> {
     print(&ended?, args.json)
 }
 
-/// A file's name and text; or, where there is no such file, the name of a workflow that the server knows.
-fn workflow(file: &Path, inputs: &Map<String, Value>) -> anyhow::Result<(String, Option<String>)> {
+/// A file's name and text, with the files that its children run; or, where there is no such file, the name of a workflow
+/// that the server knows.
+fn workflow(file: &Path, inputs: &Map<String, Value>) -> anyhow::Result<Value> {
     let named = file.to_str().filter(|name| !name.contains('/') && !name.ends_with(".py") && !file.exists());
     if let Some(name) = named {
-        return Ok((name.to_owned(), None));
+        return Ok(json!({"name": name}));
     }
-    let program = sources::program(file)?;
-    program.check_inputs(inputs)?;
-    Ok((program.name.clone(), Some(program.source)))
+    let workflow = sources::program(file)?;
+    workflow.program.check_inputs(inputs)?;
+    Ok(workflow.request())
 }
 
 /// Shows the calls while the execution lives; answers it at its end.

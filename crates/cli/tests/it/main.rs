@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod children;
 mod control;
 mod differential;
 mod examples;

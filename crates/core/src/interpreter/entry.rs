@@ -14,14 +14,14 @@ pub(super) const INPUTS: &str = "__durable_inputs__";
 /// How a workflow begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    /// `async def main(…)` is called with the inputs as its arguments.
+    /// `async def main(…)`, or the function that the name says, is called with the inputs as its arguments.
     Main(Vec<Parameter>),
     /// The file runs from top to bottom; inputs are global names, and the value of the last
     /// expression is the output.
     Script,
 }
 
-/// A parameter of `main`.
+/// A parameter of the function that it begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
     /// Its name.
@@ -82,13 +82,17 @@ fn near_hint(known: &[String]) -> String {
 
 /// Chooses the entry and gives the text to compile: with an entry function, the `__main__` guard is
 /// switched off in place (it serves CPython) and the call is added as a last line.
-pub(super) fn prepare(source: &str, module: &ModModule, own: &Own) -> (Entry, String) {
-    let (entry, text) = with_entry(source, module, own.uses("durable.spawn"));
+pub(super) fn prepare(
+    source: &str,
+    (module, begins): (&ModModule, Option<&StmtFunctionDef>),
+    own: &Own,
+) -> (Entry, String) {
+    let (entry, text) = with_entry(source, (module, begins), own.uses("durable.spawn"));
     if own.is_empty() { (entry, text) } else { (entry, format!("{}{text}", prelude::prefix(own.attributes))) }
 }
 
-fn with_entry(source: &str, module: &ModModule, spawns: bool) -> (Entry, String) {
-    let Some(main) = main(module) else {
+fn with_entry(source: &str, (module, begins): (&ModModule, Option<&StmtFunctionDef>), spawns: bool) -> (Entry, String) {
+    let Some(main) = begins else {
         return (Entry::Script, source.to_owned());
     };
     let mut text = source.to_owned();
@@ -100,13 +104,22 @@ fn with_entry(source: &str, module: &ModModule, spawns: bool) -> (Entry, String)
     if !text.ends_with('\n') {
         text.push('\n');
     }
-    let call = format!("main(**{INPUTS})");
+    let call = format!("{}(**{INPUTS})", main.name);
     text.push_str(&match (main.is_async, spawns) {
         (true, true) => format!("await __durable_run__({call})\n"),
         (true, false) => format!("await {call}\n"),
         (false, _) => format!("{call}\n"),
     });
     (Entry::Main(parameters(main)), text)
+}
+
+/// A workflow's name as its file's and the function that it begins with, where that is another than `main`:
+/// `report.py:resize`.
+pub fn split_name(name: &str) -> (&str, Option<&str>) {
+    match name.rsplit_once(':') {
+        Some((file, function)) if monty_types::is_identifier(function) => (file, Some(function)),
+        _ => (name, None),
+    }
 }
 
 /// The function that the inputs are given to.
@@ -128,7 +141,7 @@ pub(super) fn never_runs(stmt: &Stmt, has_main: bool) -> bool {
     has_main && main_guard(stmt).is_some() || matches!(stmt, Stmt::If(test) if for_types(test))
 }
 
-fn takes_names(main: &StmtFunctionDef) -> bool {
+pub(super) fn takes_names(main: &StmtFunctionDef) -> bool {
     main.parameters.posonlyargs.is_empty() && main.parameters.vararg.is_none()
 }
 
@@ -142,7 +155,7 @@ fn parameters(main: &StmtFunctionDef) -> Vec<Parameter> {
 }
 
 /// A file that awaits or runs something at its top level, outside a guard, is a script.
-fn runs_by_itself(module: &ModModule) -> bool {
+pub(super) fn runs_by_itself(module: &ModModule) -> bool {
     #[derive(Default)]
     struct Runs(bool);
     impl<'a> Visitor<'a> for Runs {

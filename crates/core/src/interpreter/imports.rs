@@ -117,8 +117,8 @@ impl Own {
 }
 
 impl Imports {
-    pub(super) fn of(module: &ModModule) -> Self {
-        let mut imports = Self { has_main: entry::main(module).is_some(), ..Self::default() };
+    pub(super) fn of(module: &ModModule, has_main: bool) -> Self {
+        let mut imports = Self { has_main, ..Self::default() };
         imports.visit_body(&module.body);
         imports
     }

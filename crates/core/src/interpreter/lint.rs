@@ -6,11 +6,11 @@ mod awaits;
 mod children;
 mod modules;
 mod names;
-mod scopes;
+pub(super) mod scopes;
 mod syntax;
-mod values;
+pub(super) mod values;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ruff_python_ast::{
     ElifElseClause, ExceptHandler, Expr, ModModule, Stmt, StmtTry,
@@ -18,8 +18,8 @@ use ruff_python_ast::{
 };
 use ruff_text_size::{Ranged, TextRange};
 
-use self::{scopes::Binding, scopes::Scopes, values::Made};
-use super::{compile_error::CompileError, entry, imports::Imports, program::Known};
+use self::{scopes::Scopes, values::Made};
+use super::{children as beside, compile_error::CompileError, entry, imports::Imports, program::Known};
 
 /// Something that will not do what it looks like.
 struct Mistake {
@@ -38,6 +38,7 @@ impl Mistake {
 
 /// Looks a file over, as far as it can be read.
 pub(super) fn findings(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {
+    let (name, function) = entry::split_name(name);
     let at = |mistake: Mistake| {
         let mut found = CompileError::at(name, source, mistake.kind, &mistake.message, mistake.range);
         found.advice = Some(mistake.advice).filter(|advice| !advice.is_empty());
@@ -54,7 +55,7 @@ pub(super) fn findings(name: &str, source: &str, known: &Known<'_>) -> Vec<Compi
     let module = parsed.syntax();
     let mut mistakes = syntax::refused(&module.body);
     if readable {
-        mistakes.extend(mistakes_of(module, known));
+        mistakes.extend(mistakes_of(module, function.is_some(), known));
     }
     let entered = syntax::entered(&module.body);
     // What is entered by `async with` is told with it.
@@ -75,14 +76,15 @@ pub(super) fn findings(name: &str, source: &str, known: &Known<'_>) -> Vec<Compi
     found
 }
 
-fn mistakes_of(module: &ModModule, known: &Known<'_>) -> Vec<Mistake> {
-    let has_main = entry::main(module).is_some();
+fn mistakes_of(module: &ModModule, has_entry: bool, known: &Known<'_>) -> Vec<Mistake> {
+    let has_main = has_entry || entry::main(module).is_some();
     let skipped = skipped(module, has_main);
-    let (served, _) = Imports::of(module).served(|_| 0);
+    let (served, _) = Imports::of(module, has_main).served(|_| 0);
     let mut lint = Lint {
         scopes: Scopes::of(module, &skipped),
         made: Made::of(module),
         served: served.into_keys().collect(),
+        children: beside::functions(module),
         known,
         has_main,
         skipped,
@@ -96,7 +98,7 @@ fn mistakes_of(module: &ModModule, known: &Known<'_>) -> Vec<Mistake> {
 }
 
 /// The tests whose blocks never run here.
-fn skipped(module: &ModModule, has_main: bool) -> Vec<TextRange> {
+pub(super) fn skipped(module: &ModModule, has_main: bool) -> Vec<TextRange> {
     struct Skipped(Vec<TextRange>, bool);
     impl<'a> Visitor<'a> for Skipped {
         fn visit_stmt(&mut self, stmt: &'a Stmt) {
@@ -118,6 +120,8 @@ struct Lint<'s> {
     made: Made,
     /// Dotted names of the functions that it imports.
     served: BTreeSet<String>,
+    /// The file's functions, each with why it cannot be a child.
+    children: BTreeMap<String, Option<String>>,
     known: &'s Known<'s>,
     has_main: bool,
     skipped: Vec<TextRange>,
@@ -220,14 +224,7 @@ impl Lint<'_> {
 
     /// `tasks.encode` for whatever stands for it here, if that was imported.
     fn imported(&self, expr: &Expr) -> Option<String> {
-        match expr {
-            Expr::Name(name) => match self.scopes.binding(name) {
-                Some(Binding::Import(dotted)) => Some(dotted.clone()),
-                _ => None,
-            },
-            Expr::Attribute(attribute) => Some(format!("{}.{}", self.imported(&attribute.value)?, attribute.attr)),
-            _ => None,
-        }
+        self.scopes.imported(expr)
     }
 
     /// Whether an expression is one of the names that Python has without an import.

@@ -5,6 +5,7 @@
 
 mod advice;
 mod calendar;
+pub mod children;
 mod compile_error;
 mod entry;
 mod exception;
@@ -31,7 +32,7 @@ pub mod value;
 mod waits;
 
 pub use compile_error::CompileError;
-pub use entry::{Entry, InputError, Parameter, ParameterKind};
+pub use entry::{Entry, InputError, Parameter, ParameterKind, split_name};
 pub use program::{Known, Program, check};
 pub use snapshot::{Snapshot, SnapshotError, format as snapshot_format};
 pub(crate) use turn::in_words;
@@ -177,8 +178,10 @@ impl NewCall {
 pub struct NewChild {
     /// Its id, if the workflow chose one.
     pub id: Option<ExecutionId>,
-    /// Its workflow: a text, or else the one deployed under the call's name.
+    /// The text of its workflow, if it has one of its own.
     pub source: Option<String>,
+    /// It runs the code of its parent, from a function that the call's name says.
+    pub own: bool,
     /// A JSON object.
     pub inputs: Json,
     /// Nobody waits for it, and it outlives its parent.

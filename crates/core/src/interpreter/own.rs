@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use unstable::MontyNode;
 
 use super::{
-    End, NewCall, NewChild, exception, layout,
+    End, NewCall, NewChild, children, exception, layout,
     plainly::plainly,
     prelude::{self, Module},
     turn::{Run, Stop, in_words},
@@ -30,6 +30,13 @@ enum Answer {
     Later,
     /// With the end of this life of the execution.
     Never(End),
+}
+
+/// What a child runs.
+struct Workflow {
+    name: String,
+    /// It is a function of this file.
+    own: bool,
 }
 
 /// An exception that the workflow sees.
@@ -232,25 +239,60 @@ impl Run<'_> {
     fn start_child(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
         let [workflow, inputs, id, source, detached, deadline] =
             bind(&call.args, ["workflow", "inputs", "id", "source", "detached", "deadline"])?;
-        let name = workflow.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| type_error("the name of a workflow is wanted, a text"))?;
+        let given = |value: Option<ObjectRef<'_>>| value.and_then(|value| value.as_str()).map(str::to_owned);
+        let source = given(source);
+        let Workflow { name, own } = self.workflow(workflow)?;
+        if source.is_some() && workflow.and_then(|workflow| workflow.as_str()).is_none() {
+            return Err(type_error("source= goes with a name: leave it out"));
+        }
         let inputs =
             match inputs.map(|inputs| self.leaving(inputs)).transpose().map_err(|refusal| named("inputs", &refusal))? {
                 None | Some(Value::Null) => Map::new(),
                 Some(Value::Object(inputs)) if !inputs.contains_key("$py") => inputs,
                 Some(_) => return Err(type_error("inputs= wants a dict with a value for each name")),
             };
-        let given = |value: Option<ObjectRef<'_>>| value.and_then(|value| value.as_str()).map(str::to_owned);
         let id = given(id).map(|id| id.parse()).transpose().map_err(|error| value_error(format!("{error}")))?;
         let inputs = Json::from(&Value::Object(inputs));
         let detached = detached.is_some_and(|detached| detached.is_truthy());
-        let child = NewChild { id, source: given(source), inputs, detached, deadline: seconds("deadline", deadline)? };
+        let deadline = seconds("deadline", deadline)?;
+        let child = NewChild { id, source, own, inputs, detached, deadline };
         let args = Json(format!("[{}]", child.inputs));
         let line = self.line(&call.position);
         self.pending.add(call.call_id, CallKind::Child);
-        let made = NewCall::new(self.ids.make(call.call_id), CallKind::Child, name, line);
+        let made = NewCall::new(self.ids.make(call.call_id), CallKind::Child, &name, line);
         self.calls.push(NewCall { args, child: Some(child), ..made });
         Ok(Answer::Later)
+    }
+
+    /// What a child is to run: a name, or a function of this file or of one beside it.
+    fn workflow(&self, given: Option<ObjectRef<'_>>) -> Result<Workflow, Wrong> {
+        const WANTED: &str = "a workflow is wanted: an async function of this file or of one beside it, the name of a file \
+                              beside it, or that of a deployed workflow";
+        let given = given.ok_or_else(|| type_error(WANTED))?;
+        match unstable::node(given) {
+            MontyNode::String(name) if !name.is_empty() => Ok(Workflow { name: name.clone(), own: false }),
+            MontyNode::Function { name, .. } if !name.starts_with(prelude::HOST) => match name.rsplit_once('.') {
+                Some((module, function)) => {
+                    Ok(Workflow { name: format!("{}:{function}", children::file_of(module)), own: false })
+                }
+                None => Err(type_error(format!("{name} is a function of a worker: await it itself"))),
+            },
+            MontyNode::Repr(shown) if shown.starts_with("<coroutine object ") => {
+                Err(type_error("a coroutine cannot be a child: hand over the function itself, and its inputs by name"))
+            }
+            MontyNode::Repr(shown) => match shown.strip_prefix("<function '").and_then(|rest| rest.split_once("' at "))
+            {
+                Some(("<lambda>", _)) => Err(type_error(
+                    "a lambda cannot be a child: define an async def at the top level of the file, and hand over that",
+                )),
+                Some((function, _)) => {
+                    let name = self.turn.program.child(function).map_err(type_error)?;
+                    Ok(Workflow { name, own: true })
+                }
+                None => Err(type_error(format!("{shown} is no workflow: {WANTED}"))),
+            },
+            _ => Err(type_error(format!("{} is no workflow: {WANTED}", given.py_repr()))),
+        }
     }
 
     fn send(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {

@@ -6,6 +6,7 @@ use monty::MontyRun;
 use monty_types::{CompileOptions, MontyException, MontyObject, StackFrame};
 
 use super::{
+    children::{self, Children},
     compile_error::{CompileError, line_at, line_starts},
     entry::{self, Entry, INPUTS, InputError, ParameterKind},
     handlers,
@@ -20,8 +21,11 @@ const MAX_NAME: usize = 255;
 /// A workflow that compiles.
 #[derive(Debug)]
 pub struct Program {
-    /// The file name shown in tracebacks.
+    /// What executions of it are called: its file, and the function that it begins with if that is not `main`,
+    /// `report.py:resize`.
     pub name: String,
+    /// The file name shown in tracebacks.
+    pub file: String,
     /// The file's text, as the user wrote it.
     pub source: String,
     /// Identifies the text: hexadecimal BLAKE3.
@@ -45,6 +49,10 @@ pub struct Program {
     pub(super) awaits_in_handlers: bool,
     /// The modules that the host serves, dotted.
     modules: BTreeSet<String>,
+    /// Dotted names of functions of files beside that it imports as children: `child.main`.
+    children: BTreeSet<String>,
+    /// Its own functions, each with why it cannot be a child, if it starts children.
+    functions: BTreeMap<String, Option<String>>,
 }
 
 /// What whoever submits a workflow knows of the functions that there are.
@@ -54,15 +62,26 @@ pub struct Known<'a> {
     pub module: &'a (dyn Fn(&str) -> bool + Sync),
     /// Whether there is a function that the workflow may call by its bare name.
     pub function: &'a (dyn Fn(&str) -> bool + Sync),
+    /// The text of a file beside the workflow, by its path from there.
+    pub file: &'a (dyn Fn(&str) -> Option<String> + Sync),
 }
 
 impl Known<'_> {
     /// No functions are known.
-    pub const NOTHING: Self = Self { module: &|_| false, function: &|_| false };
+    pub const NOTHING: Self = Self { module: &|_| false, function: &|_| false, file: &|_| None };
 }
 
-/// Everything that is wrong with a workflow's text, or may be, in the order of its lines. Empty for one that is well.
+/// Everything that is wrong with a workflow's text, or may be, in the order of its lines; then what is with the files beside
+/// it that its children run. Empty for one that is well.
 pub fn check(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {
+    let files = children::bundle(name, source, known.file);
+    let mut found = check_file(name, source, known);
+    let own = entry::split_name(name).0;
+    found.extend(files.iter().filter(|(file, _)| *file != own).flat_map(|(file, text)| check_file(file, text, known)));
+    found
+}
+
+pub(super) fn check_file(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {
     turn::on_big_stack(|| {
         let refused = Program::compile_here(name, source).err();
         // What is nested too deeply cannot be read.
@@ -90,6 +109,8 @@ impl Program {
             let message = format!("a workflow's file name has 1 to {MAX_NAME} bytes, none of them a control character");
             return Err(CompileError::bare("workflow", "ValueError", &message));
         }
+        let (file, function) = entry::split_name(name);
+        let (workflow, name) = (name, file);
         let line_starts = line_starts(source);
         // First, because it also bounds the nesting that the reading below recurses into.
         MontyRun::new(source.to_owned(), name, Vec::new(), CompileOptions::default())
@@ -97,12 +118,19 @@ impl Program {
         let module = ruff_python_parser::parse_module(source)
             .map_err(|error| CompileError::at(name, source, "SyntaxError", &error.error.to_string(), error.location))?
             .into_syntax();
-        let imports = Imports::of(&module);
+        let begins = match function {
+            None => entry::main(&module),
+            Some(function) => {
+                let begins = children::entry(&module, file, function);
+                Some(begins.map_err(|why| CompileError::bare(file, "NameError", &why))?)
+            }
+        };
+        let imports = Imports::of(&module, begins.is_some());
         let own = imports.own();
         if let Some((unknown, at)) = own.unknown() {
             return Err(CompileError::unknown(name, source, unknown, at));
         }
-        let (entry, prepared) = entry::prepare(source, &module, &own);
+        let (entry, prepared) = entry::prepare(source, (&module, begins), &own);
         if own.names.contains_key("durable.spawn") && entry == Entry::Script {
             let at = own.names.get("durable.spawn").copied().unwrap_or(0);
             return Err(CompileError::at_offset(
@@ -116,9 +144,21 @@ impl Program {
         let prefix = if own.is_empty() { String::new() } else { prelude::prefix(own.attributes) };
         let shift = u32::try_from(prefix.len()).unwrap_or(0);
         let line_of = |offset: u32| line_at(&line_starts, offset);
-        let (served, modules) = imports.served(line_of);
+        let starts_children = own.uses("durable.start_child") || own.uses("durable.run_child");
+        let (mut served, mut modules) = imports.served(line_of);
+        let (mut children, mut functions) = (BTreeSet::new(), BTreeMap::new());
+        if starts_children {
+            children = Children::of(&module, begins.is_some()).only;
+            children.retain(|dotted| served.remove(dotted).is_some());
+            let below = |dotted: &String, module: &String| dotted.starts_with(&format!("{module}."));
+            modules.retain(|module| {
+                !children.iter().any(|child| below(child, module)) || served.keys().any(|dotted| below(dotted, module))
+            });
+            functions = children::functions(&module);
+        }
         let program = Self {
-            name: name.to_owned(),
+            name: workflow.to_owned(),
+            file: file.to_owned(),
             hash: blake3::hash(source.as_bytes()).to_hex().to_string(),
             source: source.to_owned(),
             prepared,
@@ -130,6 +170,8 @@ impl Program {
             has_handlers: tries::has_handlers(&module.body),
             awaits_in_handlers: tries::awaits_in_handlers(&module.body),
             modules,
+            children,
+            functions,
         };
         let before = u32::from(!program.prelude.is_empty());
         let compiled = program.compiled(vec![INPUTS.to_owned()]);
@@ -182,7 +224,7 @@ impl Program {
         if !self.prelude.is_empty() {
             names.push(prelude::TEXT.to_owned());
         }
-        MontyRun::new(self.prepared.clone(), &self.name, names, CompileOptions::default())
+        MontyRun::new(self.prepared.clone(), &self.file, names, CompileOptions::default())
     }
 
     /// The line, from 1, on which the byte at `offset` stands.
@@ -198,7 +240,7 @@ impl Program {
             return None;
         }
         let mut frame = frame.clone();
-        if frame.filename == self.name {
+        if frame.filename == self.file {
             frame.start.line = frame.start.line.checked_sub(before).filter(|line| *line > 0)?;
             frame.end.line = frame.end.line.saturating_sub(before);
             if frame.start.line as usize > self.line_starts.len() {
@@ -210,7 +252,9 @@ impl Program {
 
     /// Whether `module` is one that the host serves to this program.
     pub(super) fn serves(&self, module: &str) -> bool {
-        self.modules.iter().any(|known| known == module || known.starts_with(&format!("{module}.")))
+        let below = format!("{module}.");
+        let beside = || self.children.iter().any(|dotted| dotted.starts_with(&below));
+        self.modules.iter().any(|known| known == module || known.starts_with(&below)) || beside()
     }
 
     /// Submodules and functions directly below the dotted `module`, each with whether it is a module.
@@ -220,11 +264,20 @@ impl Program {
             let rest = dotted.strip_prefix(&prefix)?;
             Some(rest.split_once('.').map_or((rest.to_owned(), false), |(child, _)| (child.to_owned(), true)))
         };
-        let mut members: BTreeMap<String, bool> = self.served.keys().filter_map(child).collect();
+        let mut members: BTreeMap<String, bool> = self.served.keys().chain(&self.children).filter_map(child).collect();
         for name in self.modules.iter().filter_map(child).map(|(name, _)| name) {
             members.insert(name, true);
         }
         members
+    }
+
+    /// The name of the workflow that one of its own functions is as a child; or why it cannot be one.
+    pub(super) fn child(&self, function: &str) -> Result<String, String> {
+        match self.functions.get(function) {
+            Some(None) => Ok(format!("{}:{function}", self.file)),
+            Some(Some(why)) => Err(format!("{function} cannot be a child: {why}")),
+            None => Err(format!("{function} is no async def of {}", self.file)),
+        }
     }
 
     /// Checks inputs against the entry's parameters. `inputs` is a JSON object.
@@ -235,7 +288,7 @@ impl Program {
                 let takes_rest = parameters.iter().any(|p| p.kind == ParameterKind::Rest);
                 if let Some(name) = inputs.keys().find(|name| !known(name) && !takes_rest) {
                     let known = parameters.iter().map(|p| p.name.clone()).collect();
-                    return Err(InputError::Unknown { file: self.name.clone(), name: name.clone(), known });
+                    return Err(InputError::Unknown { file: self.file.clone(), name: name.clone(), known });
                 }
                 let required = parameters.iter().filter(|p| p.kind == ParameterKind::Required);
                 if let Some(missing) = required.into_iter().find(|p| !inputs.contains_key(&p.name)) {

@@ -233,7 +233,7 @@ impl Run<'_> {
     }
 
     fn dump(&self, progress: &RunProgress) -> Result<Vec<u8>, Stop> {
-        monty::dump(&self.turn.program.name, None, &[], SessionRef::Running(progress))
+        monty::dump(&self.turn.program.file, None, &[], SessionRef::Running(progress))
             .map_err(|error| Stop::Refused(AdvanceError::Crashed(format!("the state cannot be saved: {error}"))))
     }
 

@@ -62,7 +62,7 @@ impl Seen {
 
 impl Frame {
     fn new(program: &Program, frame: &StackFrame) -> Option<Self> {
-        let frame = program.frame(frame).filter(|frame| frame.filename == program.name)?;
+        let frame = program.frame(frame).filter(|frame| frame.filename == program.file)?;
         let (start, end) = ((frame.start.line, frame.start.column), (frame.end.line, frame.end.column));
         Some(Self { name: frame.frame_name, start, end, hide_caret: frame.hide_caret })
     }
@@ -71,7 +71,7 @@ impl Frame {
         let at = |(line, column)| CodeLoc { line, column };
         let line = program.source.lines().nth(self.start.0 as usize - 1).unwrap_or_default();
         StackFrame {
-            filename: program.name.clone(),
+            filename: program.file.clone(),
             start: at(self.start),
             end: at(self.end),
             frame_name: self.name.clone(),
@@ -100,7 +100,7 @@ fn raised(turn: &Turn<'_>, origin: Origin<'_>) -> Vec<Seen> {
             seen.push(found);
         }
         // The innermost handler is what catches it: one frame further out only if there was none.
-        if !error.traceback().iter().rev().any(|frame| kept.keep(&program.name, frame)) {
+        if !error.traceback().iter().rev().any(|frame| kept.keep(&program.file, frame)) {
             break;
         }
     }

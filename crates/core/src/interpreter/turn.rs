@@ -347,7 +347,7 @@ impl<'a> Run<'a> {
 
     /// The workflow's line at which a call was made; none for the prelude's.
     pub(super) fn line(&self, position: &SourceRange) -> Option<u32> {
-        (position.filename == self.turn.program.name).then(|| self.turn.program.line(position.start))
+        (position.filename == self.turn.program.file).then(|| self.turn.program.line(position.start))
     }
 
     fn urandom(&self, call_id: u32, size: u64) -> MontyObject {

@@ -9,40 +9,48 @@ use super::{
 };
 use crate::{
     id::ExecutionId,
-    interpreter::{NewCall, NewChild},
+    interpreter::{NewCall, NewChild, split_name},
     model::{Execution, Failure, Json, Outcome, Parent},
     store::{
         DbConnection, StoreError,
         calls::{self, AttemptOf},
+        children::not_begun,
         executions::{self, Ending, NewExecution},
-        workflows,
+        files, workflows,
     },
     time::Timestamp,
 };
+
+/// Whose children are begun.
+pub(super) struct Of<'a> {
+    pub(super) execution: &'a Execution,
+    pub(super) secret: &'a str,
+    /// The files that came with its workflow.
+    pub(super) files: Option<&'a Json>,
+}
 
 /// The workflow that a child runs.
 struct Source {
     file: String,
     code: String,
     hash: String,
+    /// The files that its own children run.
+    files: Option<Json>,
 }
 
 /// Inserts the execution that a call starts. An outcome, if the call has one at once: nobody waits for the child, or it
 /// cannot be started.
 pub(super) fn begin(
     conn: &mut DbConnection,
-    (parent, secret): (&Execution, &str),
+    of: &Of<'_>,
     call: &NewCall,
     child: &NewChild,
     now: Timestamp,
 ) -> Result<Option<Outcome>, StoreError> {
+    let Of { execution: parent, secret, .. } = of;
     let failed = |kind: &str, message: String| Ok(Some(Outcome::Failed(Failure::new(kind, message))));
-    let Some(source) = find(conn, &call.function, child)? else {
-        let message = format!(
-            "no workflow is deployed under the name {name}: durable deploy {name} FILE, or give its text with source=",
-            name = call.function
-        );
-        return failed("NameError", message);
+    let Some(source) = find(conn, of, call, child)? else {
+        return failed("NameError", not_there(&call.function));
     };
     let id = child.id.clone().unwrap_or_else(|| id_of(&parent.id, call));
     let inherited = parent.deadline_at.filter(|_| !child.detached);
@@ -51,6 +59,7 @@ pub(super) fn begin(
         workflow: source.file,
         source: source.code,
         source_hash: source.hash,
+        files: source.files,
         queue: parent.queue.clone(),
         runner: parent.runner.clone(),
         inputs: child.inputs.clone(),
@@ -65,19 +74,67 @@ pub(super) fn begin(
         id: id.clone(),
     };
     if !executions::insert(conn, &new)? {
+        // To be found by whoever begins it again.
+        executions::keep_source(conn, &new.source_hash, &new.source)?;
         return failed("RuntimeError", format!("execution {id} exists already: choose another id= for the child"));
     }
     Ok(child.detached.then(|| Outcome::Completed(Json::from(&serde_json::Value::from(id.as_str())))))
 }
 
-fn find(conn: &mut DbConnection, name: &str, child: &NewChild) -> Result<Option<Source>, StoreError> {
+fn not_there(name: &str) -> String {
+    let (file, function) = split_name(name);
+    if !file.ends_with(".py") {
+        return format!(
+            "no workflow is deployed under the name {name}: durable deploy {name} FILE, or give its text with source="
+        );
+    }
+    let hint = match function {
+        Some(function) => format!(
+            "hand over the function itself, run_child({}.{function}, …)",
+            file.trim_end_matches(".py").replace('/', ".")
+        ),
+        None => format!("write the name there as it is, run_child({name:?}, …)"),
+    };
+    format!("the file {file} did not come with the workflow: {hint}, so that it is found when the workflow is started")
+}
+
+/// Begins what could not begin when its call was made, now that an execution is tried again: perhaps it can now. Answers
+/// whether any call has its outcome already.
+pub(super) fn begin_again(conn: &mut DbConnection, id: &ExecutionId, now: Timestamp) -> Result<bool, StoreError> {
+    let open = not_begun(conn, id)?;
+    let (Some(execution), false) = (executions::get(conn, id)?, open.is_empty()) else { return Ok(false) };
+    let (secret, files) = (executions::secret(conn, id)?, files::of(conn, id)?);
+    let parent = Of { execution: &execution, secret: &secret, files: files.as_ref() };
+    let mut woken = false;
+    for call in &open {
+        let Some(child) = &call.child else { continue };
+        if let Some(outcome) = begin(conn, &parent, call, child, now)? {
+            let number = calls::attempt_number(conn, id, call.id)?.unwrap_or(1);
+            let of = AttemptOf { execution: id.clone(), call: call.id, number };
+            calls::settle(conn, &of, &outcome, now)?;
+            woken = true;
+        }
+    }
+    Ok(woken)
+}
+
+/// What a child runs: its own text, a function of its parent's file, a file that came with that, or what is deployed.
+fn find(conn: &mut DbConnection, of: &Of<'_>, call: &NewCall, child: &NewChild) -> Result<Option<Source>, StoreError> {
+    let name = &call.function;
+    let files = of.files.cloned();
     if let Some(code) = &child.source {
         let hash = blake3::hash(code.as_bytes()).to_hex().to_string();
-        return Ok(Some(Source { file: name.to_owned(), code: code.clone(), hash }));
+        return Ok(Some(Source { file: name.clone(), code: code.clone(), hash, files }));
+    }
+    let kept =
+        if child.own { Some(of.execution.source_hash.clone()) } else { files::hash(of.files, split_name(name).0)? };
+    if let Some(hash) = kept {
+        let code = executions::source(conn, &hash)?.unwrap_or_default();
+        return Ok(Some(Source { file: name.clone(), code, hash, files }));
     }
     let Some(deployed) = workflows::newest(conn, name)? else { return Ok(None) };
     let code = executions::source(conn, &deployed.source_hash)?.unwrap_or_default();
-    Ok(Some(Source { file: deployed.file, code, hash: deployed.source_hash }))
+    Ok(Some(Source { file: deployed.file, code, hash: deployed.source_hash, files: deployed.files }))
 }
 
 /// The parent's id and the call's number, as long as that fits.

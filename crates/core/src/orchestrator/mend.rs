@@ -7,19 +7,19 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Engine, Event, OrchestrationError, cancel,
-    children::AT_ONCE,
+    children::{AT_ONCE, begin_again},
     pause::{give_up, hand_out_signals, log_lines},
     rebuild::{Again, Rebuilt, Until, epoch_of},
     revive::{Forking, obstacle, retry},
 };
 use crate::{
     id::{CallId, Epoch, ExecutionId},
-    interpreter::{AdvanceError, Program},
-    model::{Awaited, Execution, ExecutionStatus, Json, Mended, Mending, Stream},
+    interpreter::{AdvanceError, CompileError, Program, split_name},
+    model::{Awaited, Execution, ExecutionStatus, Files, Json, Mended, Mending, Stream},
     store::{
         DbConnection, StoreError,
         calls::{self, Past, Withdrawn},
-        control, executions, logs, snapshots,
+        control, executions, files, logs, snapshots,
         versions::{self, Replacement},
     },
     time::Timestamp,
@@ -34,6 +34,8 @@ const BETWEEN: Duration = Duration::from_millis(50);
 pub struct NewCode {
     /// The code.
     pub program: Arc<Program>,
+    /// The files beside it that its children run.
+    pub files: Files,
     /// What whoever started the execution left to be found again, if that is another with this code.
     pub launch: Option<Json>,
 }
@@ -56,8 +58,9 @@ pub async fn mend(
     code: NewCode,
     dry_run: bool,
 ) -> Result<Mended, OrchestrationError> {
+    let code = fitting(engine, id, code).await?;
     for _ in 0..TRIES {
-        match plan(engine, id, &code.program, dry_run).await? {
+        match plan(engine, id, &code, dry_run).await? {
             Planned::Held => {}
             Planned::Done(mended) => return Ok(mended),
             Planned::Ready(plan) if dry_run => return Ok(told(&plan, true)),
@@ -74,6 +77,25 @@ pub async fn mend(
     Err(OrchestrationError::Busy(id.clone()))
 }
 
+/// What began with a function of its file goes on with that function of the new one.
+pub(super) async fn fitting(
+    engine: &Engine,
+    id: &ExecutionId,
+    mut code: NewCode,
+) -> Result<NewCode, OrchestrationError> {
+    let seen = super::start::find(engine, id).await?;
+    if let (Some(function), None) = (split_name(&seen.workflow).1, split_name(&code.program.name).1) {
+        let name = format!("{}:{function}", code.program.file);
+        let compiled = Program::compile(&name, &code.program.source);
+        let refused = |error: CompileError| OrchestrationError::Parted {
+            id: id.clone(),
+            why: format!("it began with the function {function}: {}", error.message),
+        };
+        code.program = Arc::new(compiled.map_err(refused)?);
+    }
+    Ok(code)
+}
+
 enum Planned {
     /// Somebody advances it at this moment.
     Held,
@@ -82,15 +104,10 @@ enum Planned {
     Ready(Box<Plan>),
 }
 
-async fn plan(
-    engine: &Engine,
-    id: &ExecutionId,
-    program: &Arc<Program>,
-    dry_run: bool,
-) -> Result<Planned, OrchestrationError> {
-    let key = id.clone();
+async fn plan(engine: &Engine, id: &ExecutionId, code: &NewCode, dry_run: bool) -> Result<Planned, OrchestrationError> {
+    let (key, program) = (id.clone(), &code.program);
     let found = engine.db.read(move |conn| look(conn, &key)).await?;
-    let Some(Seen { seen, past, version, again, refused }) = found else {
+    let Some(Seen { seen, files, past, version, again, refused }) = found else {
         return Err(OrchestrationError::NotFound(id.clone()));
     };
     match seen.status {
@@ -108,7 +125,8 @@ async fn plan(
     if let Some(why) = refused {
         return Err(OrchestrationError::NoState { id: id.clone(), wish: "retried", why });
     }
-    if seen.source_hash == program.hash && seen.workflow == program.name {
+    let same = seen.source_hash == program.hash && files == files::hashes(&code.files);
+    if same && seen.workflow == program.name {
         let mut plan = Plan { seen, rebuilt: None, again, version: version - 1 };
         if plan.seen.status.is_final() {
             if !dry_run {
@@ -133,6 +151,7 @@ async fn plan(
 
 struct Seen {
     seen: Execution,
+    files: Option<Json>,
     past: Past,
     version: i64,
     again: usize,
@@ -150,7 +169,8 @@ fn look(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Seen>, Store
         0 => past.recorded.len(),
         _ => control::to_be_run_again(conn, &seen)?,
     };
-    Ok(Some(Seen { seen, past, version, again, refused }))
+    let files = files::of(conn, id)?;
+    Ok(Some(Seen { seen, files, past, version, again, refused }))
 }
 
 /// The inputs that are there are inputs of the new code.
@@ -206,12 +226,13 @@ async fn carry_out(engine: &Engine, plan: &Arc<Plan>, code: &NewCode) -> Result<
             return Ok(None);
         }
         let state = p.rebuilt.as_ref().map(|rebuilt| (&rebuilt.snapshot, &rebuilt.base));
-        let new = Replacement { program: &c.program, state, launch: c.launch.as_ref() };
+        let new = Replacement { program: &c.program, files: &c.files, state, launch: c.launch.as_ref() };
         if !versions::replace(conn, &found, new, now)? {
             return Ok(None);
         }
         if found.status.is_final() {
             control::revive(conn, &found, now)?;
+            begin_again(conn, &found.id, now)?;
         }
         let withdrawn = match &p.rebuilt {
             Some(rebuilt) => settle_in(conn, &found.id, rebuilt, now)?,
@@ -314,11 +335,12 @@ pub(super) async fn for_fork(
 
 /// What a fork with other code would begin from. Changes nothing.
 pub async fn rehearse_fork(engine: &Engine, forking: &Forking) -> Result<Mended, OrchestrationError> {
-    let Some(NewCode { program, .. }) = &forking.with else {
+    let Some(code) = &forking.with else {
         let why = "without other code there is nothing to rehearse: leave --dry-run out".to_owned();
         return Err(OrchestrationError::NoState { id: forking.from.clone(), wish: "forked", why });
     };
-    let ForFork { pause, rebuilt, .. } = for_fork(engine, forking, program).await?;
+    let code = fitting(engine, &forking.from, code.clone()).await?;
+    let ForFork { pause, rebuilt, .. } = for_fork(engine, forking, &code.program).await?;
     Ok(Mended {
         id: forking.from.clone(),
         status: Mending::Forked,

@@ -17,7 +17,7 @@ use crate::{
         calls::{self, AttemptOf, Insertion, Withdrawn, Work},
         control,
         executions::{self, Asked, Pausing, Won},
-        logs, signals, snapshots,
+        files, logs, signals, snapshots,
     },
     time::Timestamp,
 };
@@ -114,6 +114,9 @@ pub async fn pause(
 /// Begins what is neither a function's nor the clock's: tokens, children. Answers whether any call has its outcome already.
 fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, now: Timestamp) -> Result<bool, StoreError> {
     let mut woken = false;
+    let starts_children = pause.new_calls.iter().any(|call| call.child.is_some());
+    let files = if starts_children { files::of(conn, &won.execution.id)? } else { None };
+    let parent = children::Of { execution: &won.execution, secret: &won.secret, files: files.as_ref() };
     for call in pause.new_calls.iter().filter(|call| !call.abandoned) {
         let of = AttemptOf { execution: won.execution.id.clone(), call: call.id, number: 1 };
         let outcome = match call.kind {
@@ -123,7 +126,7 @@ fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, now: Timestamp) -> R
                 None
             }
             CallKind::Child => match &call.child {
-                Some(child) => children::begin(conn, (&won.execution, &won.secret), call, child, now)?,
+                Some(child) => children::begin(conn, &parent, call, child, now)?,
                 None => None,
             },
         };

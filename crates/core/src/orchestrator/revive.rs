@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Engine, OrchestrationError,
-    children::AT_ONCE,
+    children::{AT_ONCE, begin_again},
     mend::{self, ForFork, NewCode},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     store::{
         DbConnection, StoreError, calls, control,
         executions::{self, NewExecution},
+        files,
         snapshots::{self, Kept},
         versions,
     },
@@ -31,7 +32,11 @@ pub async fn retry(engine: &Engine, id: &ExecutionId) -> Result<usize, Orchestra
             ExecutionStatus::Failed | ExecutionStatus::Cancelled => {
                 Ok(Some(Ok(match obstacle(conn, &execution, false)? {
                     Some(why) => Err(why),
-                    None => Ok(control::revive(conn, &execution, now)?),
+                    None => {
+                        let again = control::revive(conn, &execution, now)?;
+                        begin_again(conn, &key, now)?;
+                        Ok(again)
+                    }
                 })))
             }
             other => Ok(Some(Err(other))),
@@ -95,7 +100,10 @@ type Refused = String;
 /// Starts an execution from a kept state of another. What that one had been told stays; of what it still waited for,
 /// successes are kept and everything else is run again. A clock takes the new execution up.
 #[tracing::instrument(name = "fork", level = "info", skip_all, fields(execution.id = %forking.from))]
-pub async fn fork(engine: &Engine, forking: Forking) -> Result<ExecutionId, OrchestrationError> {
+pub async fn fork(engine: &Engine, mut forking: Forking) -> Result<ExecutionId, OrchestrationError> {
+    if let Some(code) = forking.with.take() {
+        forking.with = Some(mend::fitting(engine, &forking.from, code).await?);
+    }
     let (from, now) = (forking.from.clone(), engine.now());
     let id = forking.id.clone().unwrap_or_else(ExecutionId::generate);
     let (new, secret) = (id.clone(), super::start::secret());
@@ -126,7 +134,7 @@ fn copy(
         Some(made) => made_anew(conn, &execution, made)?,
         None => kept(conn, &execution, forking.at.unwrap_or(execution.suspension))?,
     };
-    let Begun { at, epoch, saved_at, snapshot, base, waits, workflow, source_hash } = match begun {
+    let Begun { at, epoch, saved_at, snapshot, base, waits, workflow, source_hash, files } = match begun {
         Ok(begun) => begun,
         Err(why) => return Ok(Some(Err(why))),
     };
@@ -154,9 +162,11 @@ fn copy(
             child.id
         ))));
     }
-    let (workflow, source, source_hash) = match forking.with.as_ref().map(|code| &code.program) {
-        Some(program) => (program.name.clone(), program.source.clone(), program.hash.clone()),
-        None => (workflow, executions::source(conn, &source_hash)?.unwrap_or_default(), source_hash),
+    let (workflow, source, source_hash, files) = match &forking.with {
+        Some(NewCode { program, files, .. }) => {
+            (program.name.clone(), program.source.clone(), program.hash.clone(), files::keep(conn, files)?)
+        }
+        None => (workflow, executions::source(conn, &source_hash)?.unwrap_or_default(), source_hash, files),
     };
     let launch = match forking.with.as_ref().and_then(|code| code.launch.clone()) {
         Some(launch) => Some(launch),
@@ -167,6 +177,7 @@ fn copy(
         workflow,
         source,
         source_hash,
+        files,
         queue: execution.queue.clone(),
         runner: forking.runner.clone(),
         inputs: executions::inputs(conn, from)?.unwrap_or_else(|| Json("{}".into())),
@@ -195,6 +206,7 @@ struct Begun {
     waits: Option<BTreeSet<CallId>>,
     workflow: String,
     source_hash: String,
+    files: Option<Json>,
 }
 
 /// A state that other code has led to.
@@ -216,6 +228,7 @@ fn made_anew(
         waits: Some(rebuilt.waits.keys().copied().collect()),
         workflow: execution.workflow.clone(),
         source_hash: execution.source_hash.clone(),
+        files: None,
     }))
 }
 
@@ -228,12 +241,12 @@ fn kept(conn: &mut DbConnection, execution: &Execution, at: i64) -> Result<Resul
         return Ok(Err(format!("its state after pause {at} is not kept; {others} (see --history)")));
     };
     let former = versions::of_pause(conn, &execution.id, at)?;
-    let (workflow, source_hash, base) = match former {
-        Some(former) => (former.workflow, former.source_hash, former.base),
-        None => (execution.workflow.clone(), execution.source_hash.clone(), None),
+    let (workflow, source_hash, files, base) = match former {
+        Some(former) => (former.workflow, former.source_hash, former.files, former.base),
+        None => (execution.workflow.clone(), execution.source_hash.clone(), files::of(conn, &execution.id)?, None),
     };
     let Kept { epoch, snapshot, created_at: saved_at, .. } = kept;
-    Ok(Ok(Begun { at, epoch, saved_at, snapshot, base, waits: None, workflow, source_hash }))
+    Ok(Ok(Begun { at, epoch, saved_at, snapshot, base, waits: None, workflow, source_hash, files }))
 }
 
 fn state(conn: &mut DbConnection, execution: &Execution, at: i64) -> Result<Option<Kept>, StoreError> {

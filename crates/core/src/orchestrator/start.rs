@@ -8,10 +8,11 @@ use super::{Engine, Event, OrchestrationError};
 use crate::{
     id::ExecutionId,
     interpreter::Program,
-    model::{Execution, ExecutionStatus, Json},
+    model::{Execution, ExecutionStatus, Files, Json},
     store::{
         StoreError, control,
         executions::{self, NewExecution, Whose},
+        files,
     },
 };
 
@@ -22,6 +23,8 @@ pub struct Start {
     pub id: Option<ExecutionId>,
     /// The compiled workflow.
     pub program: Arc<Program>,
+    /// The files beside it that its children run.
+    pub files: Files,
     /// The inputs by name, as JSON.
     pub inputs: Map<String, Value>,
     /// Where its calls are queued.
@@ -40,6 +43,7 @@ impl Start {
         Self {
             id: None,
             program,
+            files: Files::new(),
             inputs,
             queue: "default".into(),
             launch: None,
@@ -82,6 +86,7 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         workflow: start.program.name.clone(),
         source: start.program.source.clone(),
         source_hash: start.program.hash.clone(),
+        files: files::hashes(&start.files),
         queue: start.queue,
         runner: matches!(engine.whose, Whose::Run(_)).then(|| engine.worker.clone()),
         inputs,
@@ -93,8 +98,9 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         secret: secret(),
     };
     let conflict = start.conflict;
+    let texts = Arc::new(start.files);
     let insert = || {
-        let new = new.clone();
+        let (new, texts) = (new.clone(), texts.clone());
         engine.db.write(move |conn| {
             if conflict == Conflict::RestartIfFailed
                 && let Some(old) = control::lock(conn, &new.id)?
@@ -102,6 +108,7 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
             {
                 executions::delete(conn, &new.id)?;
             }
+            files::keep(conn, &texts)?;
             executions::insert(conn, &new)
         })
     };
@@ -121,7 +128,11 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         return Err(OrchestrationError::IdTaken(id));
     } else {
         let key = id.clone();
-        let inputs = engine.db.read(move |conn| executions::inputs(conn, &key)).await?;
+        let found = move |conn: &mut _| Ok((executions::inputs(conn, &key)?, files::of(conn, &key)?));
+        let (inputs, files) = engine.db.read(found).await?;
+        if files != new.files {
+            return Err(OrchestrationError::IdTaken(id));
+        }
         if inputs.as_ref() != Some(&new.inputs) {
             return Err(OrchestrationError::OtherInputs(id));
         }

@@ -21,7 +21,7 @@ pub use super::{
 };
 
 use super::{
-    DbConnection, StoreError,
+    DbConnection, StoreError, children,
     executions::{Fence, Whose},
     pushes,
     rows::{self, CallRow, failure_text},
@@ -144,7 +144,7 @@ pub fn insert(conn: &mut DbConnection, at: Insertion<'_>, new: &[NewCall]) -> Re
                     completed_at: call.abandoned.then_some(at.now.0),
                     queued: call.kind == CallKind::Function && open,
                     delivered_in: call.abandoned.then_some(TO_NOBODY),
-                    options: call.options.to_json(),
+                    options: call.child.as_ref().map_or_else(|| call.options.to_json(), children::options),
                     deadline_at: deadline.map(|at| at.0),
                     ended_at: call.abandoned.then_some(at.now.0),
                 }

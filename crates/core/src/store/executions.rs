@@ -40,6 +40,8 @@ pub struct NewExecution {
     pub source: String,
     /// Identifies the text.
     pub source_hash: String,
+    /// The files that its children run, as [`files::keep`](super::files::keep) answers them.
+    pub files: Option<Json>,
     /// Where its function calls are queued.
     pub queue: String,
     /// The process that runs it with a queue of its own, if one does.
@@ -99,6 +101,7 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
             origins::inputs.eq(&new.inputs.0),
             origins::launch.eq(new.launch.as_ref().map(|launch| launch.0.as_str())),
             origins::secret.eq(Some(&new.secret)),
+            origins::files.eq(new.files.as_ref().map(|files| files.0.as_str())),
         ))
         .execute(conn)?;
     Ok(true)
@@ -172,6 +175,12 @@ pub fn inputs(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Json>,
 /// The id of the first call of an execution's present life.
 pub fn first_call(conn: &mut DbConnection, id: &ExecutionId) -> Result<CallId, StoreError> {
     rows::call_id(origins::table.find(id.as_str()).select(origins::first_call).first(conn)?)
+}
+
+/// What makes the tokens of its callbacks, and its children's secrets.
+pub fn secret(conn: &mut DbConnection, id: &ExecutionId) -> Result<String, StoreError> {
+    let secret = origins::table.find(id.as_str()).select(origins::secret).first::<Option<String>>(conn)?;
+    Ok(secret.unwrap_or_default())
 }
 
 /// What whoever started the execution left to be found again.

@@ -5,10 +5,12 @@
 mod attempts;
 pub mod callbacks;
 pub mod calls;
+pub mod children;
 mod connection;
 pub mod control;
 pub mod endings;
 pub mod executions;
+pub mod files;
 pub mod logs;
 pub mod meter;
 mod migrate;

@@ -46,6 +46,7 @@ diesel::table! {
         forked_at -> Nullable<BigInt>,
         first_call -> BigInt,
         inputs_anew -> Nullable<Text>,
+        files -> Nullable<Text>,
     }
 }
 
@@ -99,6 +100,7 @@ diesel::table! {
         file -> Text,
         source_hash -> Text,
         created_at -> BigInt,
+        files -> Nullable<Text>,
     }
 }
 
@@ -123,6 +125,7 @@ diesel::table! {
         base_format -> Nullable<Text>,
         until_pause -> BigInt,
         until_at -> BigInt,
+        files -> Nullable<Text>,
     }
 }
 

@@ -5,12 +5,13 @@ use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 use super::{
     DbConnection, StoreError,
     executions::{keep_source, source},
+    files,
     schema::{executions, origins, snapshots, versions},
 };
 use crate::{
     id::ExecutionId,
     interpreter::{Program, Snapshot},
-    model::{Execution, ExecutionStatus, Json, Version},
+    model::{Execution, ExecutionStatus, Files, Json, Version},
     shown::Code,
     time::Timestamp,
 };
@@ -20,6 +21,8 @@ use crate::{
 pub struct Replacement<'a> {
     /// The code.
     pub program: &'a Program,
+    /// The files that its children run.
+    pub files: &'a Files,
     /// The state that it has led to, and the first one; none when the execution has not paused yet.
     pub state: Option<(&'a Snapshot, &'a Snapshot)>,
     /// What whoever started the execution left to be found again, if that is another now.
@@ -60,10 +63,12 @@ pub fn replace(
         return Ok(false);
     }
     note_former(conn, seen, now)?;
+    let files = files::keep(conn, new.files)?;
     diesel::update(origins::table.find(seen.id.as_str()))
         .set((
             origins::base_snapshot.eq(base.map(|base| &base.bytes)),
             origins::base_format.eq(base.map(|base| &base.format)),
+            origins::files.eq(files.map(|files| files.0)),
         ))
         .execute(conn)?;
     if let Some(launch) = new.launch {
@@ -79,8 +84,11 @@ pub fn replace(
 }
 
 fn note_former(conn: &mut DbConnection, seen: &Execution, now: Timestamp) -> Result<(), StoreError> {
-    let base: (Option<Vec<u8>>, Option<String>) =
-        origins::table.find(seen.id.as_str()).select((origins::base_snapshot, origins::base_format)).first(conn)?;
+    type Base = (Option<Vec<u8>>, Option<String>, Option<String>);
+    let base: Base = origins::table
+        .find(seen.id.as_str())
+        .select((origins::base_snapshot, origins::base_format, origins::files))
+        .first(conn)?;
     let formers: i64 = versions::table.filter(versions::execution_id.eq(seen.id.as_str())).count().get_result(conn)?;
     diesel::insert_into(versions::table)
         .values((
@@ -90,6 +98,7 @@ fn note_former(conn: &mut DbConnection, seen: &Execution, now: Timestamp) -> Res
             versions::source_hash.eq(&seen.source_hash),
             versions::base_snapshot.eq(base.0),
             versions::base_format.eq(base.1),
+            versions::files.eq(base.2),
             versions::until_pause.eq(seen.suspension),
             versions::until_at.eq(now.0),
         ))
@@ -135,23 +144,32 @@ pub struct Former {
     pub workflow: String,
     /// Identifies the text.
     pub source_hash: String,
+    /// The files that its children run.
+    pub files: Option<Json>,
     /// What its states are compressed against.
     pub base: Option<Snapshot>,
 }
 
 /// Whose the state after a pause is, if not the present code's.
 pub fn of_pause(conn: &mut DbConnection, id: &ExecutionId, pause: i64) -> Result<Option<Former>, StoreError> {
-    type Row = (String, String, Option<Vec<u8>>, Option<String>);
+    type Row = (String, String, Option<Vec<u8>>, Option<String>, Option<String>);
     let row: Option<Row> = versions::table
         .filter(versions::execution_id.eq(id.as_str()))
         .filter(versions::until_pause.gt(pause))
         .order(versions::number)
-        .select((versions::workflow, versions::source_hash, versions::base_snapshot, versions::base_format))
+        .select((
+            versions::workflow,
+            versions::source_hash,
+            versions::base_snapshot,
+            versions::base_format,
+            versions::files,
+        ))
         .first(conn)
         .optional()?;
-    Ok(row.map(|(workflow, source_hash, bytes, format)| Former {
+    Ok(row.map(|(workflow, source_hash, bytes, format, files)| Former {
         workflow,
         source_hash,
+        files: files.map(Json),
         base: bytes.zip(format).map(|(bytes, format)| Snapshot { format, bytes }),
     }))
 }

@@ -2,19 +2,32 @@
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
-use super::{DbConnection, StoreError, executions::keep_source, schema::workflows};
-use crate::{interpreter::Program, model::Deployed, time::Timestamp};
+use super::{DbConnection, StoreError, executions::keep_source, files, schema::workflows};
+use crate::{
+    interpreter::Program,
+    model::{Deployed, Files, Json},
+    time::Timestamp,
+};
 
-type Row = (String, i64, String, String, i64);
+type Row = (String, i64, String, String, i64, Option<String>);
 
-fn deployed((name, version, file, source_hash, created_at): Row) -> Deployed {
-    Deployed { name, version, file, source_hash, created_at: Timestamp(created_at) }
+fn deployed((name, version, file, source_hash, created_at, files): Row) -> Deployed {
+    let files = files.map(Json);
+    Deployed { name, version, file, source_hash, created_at: Timestamp(created_at), files }
 }
 
-/// Makes a workflow the newest version of that name; the same text again is the same version.
-pub fn deploy(conn: &mut DbConnection, name: &str, program: &Program, now: Timestamp) -> Result<Deployed, StoreError> {
+/// Makes a workflow, with the files that its children run, the newest version of that name; the same texts again are the
+/// same version.
+pub fn deploy(
+    conn: &mut DbConnection,
+    name: &str,
+    (program, files): (&Program, &Files),
+    now: Timestamp,
+) -> Result<Deployed, StoreError> {
     let newest = newest(conn, name)?;
-    if let Some(newest) = newest.clone().filter(|newest| newest.source_hash == program.hash) {
+    let files = files::keep(conn, files)?;
+    let same = |newest: &Deployed| newest.source_hash == program.hash && newest.files == files;
+    if let Some(newest) = newest.clone().filter(same) {
         return Ok(newest);
     }
     keep_source(conn, &program.hash, &program.source)?;
@@ -24,6 +37,7 @@ pub fn deploy(conn: &mut DbConnection, name: &str, program: &Program, now: Times
         program.name.clone(),
         program.hash.clone(),
         now.0,
+        files.map(|files| files.0),
     );
     diesel::insert_into(workflows::table)
         .values((
@@ -32,6 +46,7 @@ pub fn deploy(conn: &mut DbConnection, name: &str, program: &Program, now: Times
             workflows::file.eq(&row.2),
             workflows::source_hash.eq(&row.3),
             workflows::created_at.eq(row.4),
+            workflows::files.eq(&row.5),
         ))
         .execute(conn)?;
     Ok(deployed(row))

@@ -187,7 +187,7 @@ fn every_module_of_the_standard_library_is_refused_unless_there_are_functions_of
     refused("import traceback\n", 1, "no module traceback", "str(error)");
     refused("from collections.abc import Callable\n", 1, "no module collections.abc", "typing");
     refused("import os.path as p\nimport calendar\n", 2, "no module calendar", "");
-    let known = Known { module: &|module| module == "calendar", function: &|_| false };
+    let known = Known { module: &|module| module == "calendar", ..Known::NOTHING };
     let source = "from calendar import book\nasync def main():\n    return await book(1)\n";
     assert_eq!(check("w.py", source, &known), []);
     let source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from zoneinfo import ZoneInfo\ndef main(z: 'ZoneInfo'):\n    return 1\n";
@@ -226,7 +226,7 @@ fn a_name_that_is_defined_nowhere_is_refused_where_it_is_read() {
     );
     tells(&read("    return await charge(total)\n"), &[]);
     warned("total = 1\nasync def f():\n    return totl\nawait f()\n", 3, "name 'totl'", "did you mean total?");
-    let known = Known { module: &|_| false, function: &|name| name == "charge" };
+    let known = Known { function: &|name| name == "charge", ..Known::NOTHING };
     assert_eq!(check("w.py", &read("    f = charge\n    return await f(1)\n"), &known), []);
     tells("import durable\nasync def main():\n    return await durable.map(charge, [1])\n", &[]);
 }
@@ -439,8 +439,13 @@ fn nothing_is_told_of_files_that_are_well() {
     files.extend(docs.map(|block| ("docs".to_owned(), block.split("```").next().unwrap().to_owned())));
     files.extend(ORDINARY.iter().map(|source| ("ordinary".to_owned(), (*source).to_owned())));
     assert!(files.len() > 70, "{}", files.len());
+    let beside = |path: &str| match path {
+        "child.py" => Some("async def resize(width):\n    return width\n".to_owned()),
+        path => std::fs::read_to_string(format!("../../python/tests/workflows/{path}")).ok(),
+    };
     for (name, source) in files {
-        let told: Vec<String> = found(&source).iter().map(ToString::to_string).collect();
+        let known = Known { file: &beside, ..Known::NOTHING };
+        let told: Vec<String> = check("w.py", &source, &known).iter().map(ToString::to_string).collect();
         assert!(told.is_empty(), "{name}:\n{}\n{source}", told.join("\n"));
     }
 }

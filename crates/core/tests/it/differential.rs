@@ -1,11 +1,19 @@
 //! The same workflow files under CPython, with the package `python/durable`, and in the engine, with a save and a load at
 //! every pause: the same outputs, the same exceptions, the same calls in the same order.
 
-use std::{path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command, sync::Arc};
 
-use durable_core::model::{ExecutionStatus, Failure};
+use durable_core::{
+    interpreter::{Program, children::bundle},
+    model::{ExecutionStatus, Failure},
+    orchestrator::{
+        claim::claim,
+        drive::drive,
+        start::{Start, start},
+    },
+};
 use durable_testing::{Rig, sqlite};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 fn python() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../python").canonicalize().unwrap()
@@ -74,7 +82,13 @@ async fn run(name: &str) -> Value {
     let source = std::fs::read_to_string(python().join(format!("tests/workflows/{name}.py"))).unwrap();
     let (url, _folder) = sqlite();
     let rig = Rig::new(&url, "w");
-    let id = rig.start(&source).await;
+    let file = format!("{name}.py");
+    let files =
+        bundle(&file, &source, |path| std::fs::read_to_string(python().join("tests/workflows").join(path)).ok());
+    let program = Arc::new(Program::compile(&file, &source).unwrap());
+    let request = Start { files, ..Start::new(program, Map::new()) };
+    let id = start(&rig.engine, request).await.unwrap().execution.id;
+    drive(&rig.engine, claim(&rig.engine, &id).await.unwrap().unwrap()).await.unwrap();
     let ended = rig.run_with(&id, |work| {
         let (args, kwargs) = (work.args.parse().unwrap(), work.kwargs.parse().unwrap());
         answer(&work.function, args.as_array().unwrap(), &kwargs)

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use durable_core::{
     id::{CallId, ExecutionId},
     interpreter::Program,
-    model::{CallKind, CallStatus, ExecutionStatus, Failure, Json, Outcome},
+    model::{CallKind, CallStatus, ExecutionStatus, Failure, Files, Json, Outcome},
     orchestrator::{
         OrchestrationError,
         cancel::{Cancelled, cancel},
@@ -220,7 +220,7 @@ async fn a_held_execution_does_not_go_on_until_it_is_released() {
 async fn deploy(rig: &Rig, name: &str, source: &str) {
     let (name, program) = (name.to_owned(), Program::compile(&format!("{name}.py"), source).unwrap());
     let now = rig.engine.now();
-    rig.engine.db.write(move |conn| workflows::deploy(conn, &name, &program, now)).await.unwrap();
+    rig.engine.db.write(move |conn| workflows::deploy(conn, &name, (&program, &Files::new()), now)).await.unwrap();
 }
 
 const PARENT: &str = "

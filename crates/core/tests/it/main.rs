@@ -1,6 +1,7 @@
 //! The heart's promises, each as a fact.
 
 mod check;
+mod children;
 mod claims;
 mod differential;
 mod docs;

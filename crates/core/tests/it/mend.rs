@@ -8,7 +8,7 @@ use std::{
 use durable_core::{
     id::{CallId, ExecutionId},
     interpreter::Program,
-    model::{CallStatus, Execution, ExecutionStatus, Failure, Json, Mended, Mending},
+    model::{CallStatus, Execution, ExecutionStatus, Failure, Files, Json, Mended, Mending},
     orchestrator::{
         History, OrchestrationError,
         claim::claim,
@@ -29,7 +29,7 @@ fn first(_: &str, args: &[Value]) -> Result<Value, Failure> {
 }
 
 fn code(source: &str) -> NewCode {
-    NewCode { program: Arc::new(Program::compile("workflow.py", source).unwrap()), launch: None }
+    NewCode { program: Arc::new(Program::compile("workflow.py", source).unwrap()), files: Files::new(), launch: None }
 }
 
 async fn mended(rig: &Rig, id: &ExecutionId, source: &str) -> Mended {
@@ -535,7 +535,7 @@ async fn a_child_is_mended_by_itself_and_its_parent_takes_what_it_came_to() {
             assert_eq!(ran(&rig, &id).await.0.status, ExecutionStatus::Failed, "{kind}");
             let program =
                 Program::compile("c.py", "from tasks import f\nasync def main():\n    return await f(2)").unwrap();
-            let new = NewCode { program: Arc::new(program), launch: None };
+            let new = NewCode { program: Arc::new(program), files: Files::new(), launch: None };
             mend::mend(&rig.engine, &child, new, false).await.unwrap();
             if before {
                 assert_eq!(output(&ran(&rig, &child).await.0), json!(2), "{kind}");
@@ -579,7 +579,7 @@ async fn a_swap_that_finds_the_execution_otherwise_writes_nothing() {
         let now = rig.engine.now();
         let done = rig.engine.db.write(move |conn| {
             control::lock(conn, &seen.id)?;
-            let new = versions::Replacement { program: &new.program, state: None, launch: None };
+            let new = versions::Replacement { program: &new.program, files: &new.files, state: None, launch: None };
             versions::replace(conn, &seen, new, now)
         });
         assert!(!done.await.unwrap(), "{kind}");

@@ -8,7 +8,7 @@ use axum::{
 };
 use durable_core::{
     id::{CallId, ExecutionId},
-    model::Json as JsonText,
+    model::{Files, Json as JsonText},
     orchestrator::{
         cancel::{Cancelled, cancel as cancel_execution},
         claim::Claimed,
@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Api,
     answer::{ApiError, Body, Wish},
-    executions::{self, Workflow},
+    executions::{self, Code, Workflow},
 };
 
 /// Whoever has won a claim advances; the client does not wait for it.
@@ -115,8 +115,8 @@ pub(crate) async fn retry(
 }
 
 async fn new_code(api: &Api, workflow: Workflow) -> Result<mend::NewCode, ApiError> {
-    let (name, source) = executions::find_workflow(api, workflow).await?;
-    Ok(mend::NewCode { program: executions::compile(name, source).await?, launch: None })
+    let (program, files) = executions::compile(executions::find_workflow(api, workflow).await?).await?;
+    Ok(mend::NewCode { program, files, launch: None })
 }
 
 #[derive(Deserialize, Default)]
@@ -216,6 +216,9 @@ pub(crate) struct DeployRequest {
     name: String,
     file: String,
     source: String,
+    /// The files beside it that its children run.
+    #[serde(default)]
+    files: Files,
 }
 
 /// `POST /workflows`: makes a workflow the newest version of that name.
@@ -223,13 +226,13 @@ pub(crate) async fn deploy(
     State(api): State<Api>,
     Body(request): Body<DeployRequest>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let DeployRequest { name, file, source } = request;
+    let DeployRequest { name, file, source, files } = request;
     if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
         return Err(ApiError::bad("a workflow's name has 1 to 200 bytes, none of them a control character"));
     }
-    let program = executions::compile(file, source).await?;
+    let (program, files) = executions::compile(Code { name: file, source, files }).await?;
     let now = api.engine.now();
-    let deployed = api.engine.db.write(move |conn| workflows::deploy(conn, &name, &program, now)).await?;
+    let deployed = api.engine.db.write(move |conn| workflows::deploy(conn, &name, (&program, &files), now)).await?;
     let status = if deployed.created_at == now { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(json!(deployed))))
 }

@@ -9,8 +9,8 @@ use axum::{
 };
 use durable_core::{
     id::ExecutionId,
-    interpreter::{Known, Program, value::from_json},
-    model::{Failure, Json as JsonText, Outcome},
+    interpreter::{CompileError, Known, Program, children::is_beside, value::from_json},
+    model::{Failure, Files, Json as JsonText, Outcome},
     orchestrator::{
         claim::claim,
         drive::drive,
@@ -18,7 +18,7 @@ use durable_core::{
         start,
     },
     retry::RetryPolicy,
-    store::{callbacks, executions, workflows},
+    store::{callbacks, executions, files, workflows},
     time::parse_duration,
 };
 use durable_queue::check_queue;
@@ -55,34 +55,59 @@ enum OnConflict {
     RestartIfFailed,
 }
 
-/// A text with its file name, or the name of a deployed workflow.
+/// A text with its file name and the files beside it that its children run, or the name of a deployed workflow.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Workflow {
     name: String,
     source: Option<String>,
+    #[serde(default)]
+    files: Files,
 }
 
 /// Compiles what a client submits; mistakes that can be seen are refused.
-pub(super) async fn compile(name: String, source: String) -> Result<Arc<Program>, ApiError> {
-    let compile = move || Program::accept(&name, &source, &Known::NOTHING);
+pub(super) async fn compile(Code { name, source, files }: Code) -> Result<(Arc<Program>, Files), ApiError> {
+    if let Some(wrong) = files.keys().find(|file| !is_beside(file)) {
+        let message =
+            format!("files: {wrong:?} is no path of a file beside the workflow, such as child.py or jobs/child.py");
+        return Err(ApiError::bad(message));
+    }
+    let compile = move || {
+        let known = Known { file: &|file| files.get(file).cloned(), ..Known::NOTHING };
+        let program = Program::accept(&name, &source, &known)?;
+        // What no literal names may be named when it runs.
+        for (file, text) in &files {
+            Program::accept(file, text, &known)?;
+        }
+        Ok::<_, CompileError>((program, files))
+    };
     let compiled = tokio::task::spawn_blocking(compile).await;
-    let program = compiled.map_err(|error| ApiError::bad(format!("the workflow cannot be compiled: {error}")))??;
-    Ok(Arc::new(program))
+    let (program, files) =
+        compiled.map_err(|error| ApiError::bad(format!("the workflow cannot be compiled: {error}")))??;
+    Ok((Arc::new(program), files))
 }
 
-/// A workflow's file name and text.
-pub(super) async fn find_workflow(
-    api: &Api,
-    Workflow { name, source }: Workflow,
-) -> Result<(String, String), ApiError> {
+/// A workflow's file name and text, and the files that its children run.
+pub(super) struct Code {
+    pub(super) name: String,
+    pub(super) source: String,
+    pub(super) files: Files,
+}
+
+/// What a request names.
+pub(super) async fn find_workflow(api: &Api, Workflow { name, source, files }: Workflow) -> Result<Code, ApiError> {
     if let Some(source) = source {
-        return Ok((name, source));
+        return Ok(Code { name, source, files });
+    }
+    if !files.is_empty() {
+        return Err(ApiError::bad("workflow: files go with a source; a deployed workflow has its own"));
     }
     let key = name.clone();
     let found = api.engine.db.read(move |conn| {
         let Some(deployed) = workflows::newest(conn, &key)? else { return Ok(None) };
-        Ok(executions::source(conn, &deployed.source_hash)?.map(|source| (deployed.file, source)))
+        let files = files::texts(conn, deployed.files.as_ref())?;
+        let source = executions::source(conn, &deployed.source_hash)?;
+        Ok(source.map(|source| Code { name: deployed.file, source, files }))
     });
     let unknown =
         || ApiError::not_found(format!("no workflow is deployed under the name {name}: durable deploy {name} FILE"));
@@ -114,9 +139,8 @@ pub(crate) async fn start(
         OnConflict::Fail => start::Conflict::Fail,
         OnConflict::RestartIfFailed => start::Conflict::RestartIfFailed,
     };
-    let (name, source) = find_workflow(&api, request.workflow).await?;
-    let program = compile(name, source).await?;
-    let request = start::Start { id, queue, deadline, conflict, ..start::Start::new(program, request.inputs) };
+    let (program, files) = compile(find_workflow(&api, request.workflow).await?).await?;
+    let request = start::Start { id, files, queue, deadline, conflict, ..start::Start::new(program, request.inputs) };
     let started = start::start(&api.engine, request).await?;
     if started.created {
         // Should this process die before the first turn, a clock takes the execution up.

@@ -1,5 +1,6 @@
 //! The program and its HTTP API, from the outside.
 
+mod children;
 mod mend;
 mod views;
 

@@ -17,7 +17,7 @@ use durable_core::{
     time::{Clock, SystemClock},
 };
 use durable_queue::{RedisQueue, RedisSettings};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -152,7 +152,9 @@ impl Bench {
         let inputs = Map::from_iter([("n".to_owned(), Value::from(n))]);
         let id = ExecutionId::generate();
         let begun = Instant::now();
-        self.client.start(&start_request("bench.py", Some(source), &inputs, &id, "default")).await?;
+        self.client
+            .start(&start_request(&json!({"name": "bench.py", "source": source}), &inputs, &id, "default"))
+            .await?;
         loop {
             let execution = self.client.wait(id.as_str()).await?;
             match execution["status"].as_str() {

@@ -10,7 +10,7 @@ use ruff_text_size::TextRange;
 
 /// What a name was bound by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Binding {
+pub(in crate::interpreter) enum Binding {
     /// `import tasks as t`, or `from tasks import encode`: the dotted name that it stands for.
     Import(String),
     /// A coroutine that the file defines.
@@ -38,7 +38,7 @@ struct Scope {
 }
 
 /// The scopes of a file. The first is the module's.
-pub(super) struct Scopes {
+pub(in crate::interpreter) struct Scopes {
     scopes: Vec<Scope>,
     /// Where each name that is read stands: the scope that it is read in.
     reads: HashMap<TextRange, usize>,
@@ -48,7 +48,7 @@ pub(super) struct Scopes {
 }
 
 impl Scopes {
-    pub(super) fn of(module: &ModModule, skipped: &[TextRange]) -> Self {
+    pub(in crate::interpreter) fn of(module: &ModModule, skipped: &[TextRange]) -> Self {
         let scope = |kind, parent| Scope {
             kind,
             parent,
@@ -75,26 +75,38 @@ impl Scopes {
     }
 
     /// What a name that is read stands for; none for one that the file does not bind.
-    pub(super) fn binding(&self, name: &ExprName) -> Option<&Binding> {
+    pub(in crate::interpreter) fn binding(&self, name: &ExprName) -> Option<&Binding> {
         let at = *self.reads.get(&name.range)?;
         let found = self.find(&name.id, at)?;
         self.scopes[found].bound.get(name.id.as_str())
     }
 
+    /// `tasks.encode` for whatever stands for it here, if that was imported.
+    pub(in crate::interpreter) fn imported(&self, expr: &Expr) -> Option<String> {
+        match expr {
+            Expr::Name(name) => match self.binding(name) {
+                Some(Binding::Import(dotted)) => Some(dotted.clone()),
+                _ => None,
+            },
+            Expr::Attribute(attribute) => Some(format!("{}.{}", self.imported(&attribute.value)?, attribute.attr)),
+            _ => None,
+        }
+    }
+
     /// Whether a name that is read is bound nowhere in its reach. False for what was not looked at.
-    pub(super) fn is_free(&self, name: &ExprName) -> bool {
+    pub(in crate::interpreter) fn is_free(&self, name: &ExprName) -> bool {
         self.reads.get(&name.range).is_some_and(|at| self.find(&name.id, *at).is_none())
     }
 
     /// Whether the name that is assigned to here is read anywhere.
-    pub(super) fn is_read(&self, name: &ExprName) -> bool {
+    pub(in crate::interpreter) fn is_read(&self, name: &ExprName) -> bool {
         let Some(at) = self.writes.get(&name.range) else { return true };
         let found = self.find(&name.id, *at).unwrap_or(*at);
         self.scopes[found].kind == Kind::Class || self.used.contains(&(found, name.id.to_string()))
     }
 
     /// Every name that is bound anywhere.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::interpreter) fn names(&self) -> impl Iterator<Item = &str> {
         self.scopes.iter().flat_map(|scope| scope.bound.keys()).map(String::as_str)
     }
 

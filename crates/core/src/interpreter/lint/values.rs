@@ -12,7 +12,7 @@ use super::{Lint, children, modules};
 use crate::interpreter::prelude;
 
 /// What names of a file hold, where every assignment says the same.
-pub(super) struct Made {
+pub(in crate::interpreter) struct Made {
     /// Names that only ever hold generator expressions, which are lists here.
     generators: BTreeSet<String>,
     /// Names that only ever hold values of builtin types.
@@ -20,14 +20,14 @@ pub(super) struct Made {
     /// Methods of the file's own classes.
     own_methods: BTreeSet<String>,
     /// Texts by the name that holds them.
-    pub(super) texts: BTreeMap<String, String>,
+    pub(in crate::interpreter) texts: BTreeMap<String, String>,
     /// Names may come from nowhere: the file runs texts.
     pub(super) by_exec: bool,
     methods: BTreeSet<&'static str>,
 }
 
 impl Made {
-    pub(super) fn of(module: &ModModule) -> Self {
+    pub(in crate::interpreter) fn of(module: &ModModule) -> Self {
         let mut read = Read::default();
         read.visit_body(&module.body);
         let only = |kept: &BTreeMap<String, usize>| {
@@ -189,6 +189,7 @@ impl Lint<'_> {
             "durable.start_child" | "durable.run_child" => {
                 let found = children::mistakes(call, &self.made.texts, self.known);
                 self.found.extend(found);
+                self.child(call);
             }
             _ => {}
         }

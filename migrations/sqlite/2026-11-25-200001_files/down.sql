@@ -1,0 +1,3 @@
+ALTER TABLE versions DROP COLUMN files;
+ALTER TABLE workflows DROP COLUMN files;
+ALTER TABLE origins DROP COLUMN files;
