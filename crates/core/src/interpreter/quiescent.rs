@@ -33,7 +33,7 @@ pub(super) struct Pending {
     /// Promises that end with another awaitable, so that more than one task can wait for it.
     pub(super) mirrors: BTreeMap<u32, Vec<u32>>,
     /// Promises that were fulfilled since the last quiescence.
-    pub(super) fulfilled: Vec<(u32, ExtFunctionResult)>,
+    pub(super) fulfilled: Results,
     /// Coroutines, by their place in the heap, whose calls the workflow gave up since then.
     pub(super) given_up: Vec<usize>,
     /// Awaitables whose mirror was given up: of whatever kind, they are if nobody can await them.
@@ -77,7 +77,7 @@ impl Pending {
     }
 
     /// What is handed over, and to whom: mirrors end with what they mirror.
-    fn resolve(&mut self, results: Vec<(u32, ExtFunctionResult)>) -> Vec<(u32, ExtFunctionResult)> {
+    fn resolve(&mut self, results: Results) -> Results {
         let mut resolved = Vec::with_capacity(results.len());
         for (id, result) in results {
             if !self.open.remove(&id) {
@@ -95,7 +95,7 @@ impl Pending {
 
     /// The outcomes that are handed over together: all up to the next signal, which goes to nobody if what came before it
     /// has made the workflow wait for it no longer.
-    fn next_outcomes(&mut self, folds: &mut BTreeSet<String>) -> Vec<(u32, ExtFunctionResult)> {
+    fn next_outcomes(&mut self, folds: &mut BTreeSet<String>) -> Results {
         let mut batch = Vec::new();
         while let Some((id, _)) = self.inbox.front() {
             let signal = self.kinds.get(id) == Some(&CallKind::Signal);
@@ -115,6 +115,9 @@ impl Pending {
         self.inbox.iter().map(|(id, _)| *id).filter(|id| self.kinds.get(id) == Some(&CallKind::Signal))
     }
 }
+
+/// What is handed over to the interpreter: an awaitable, and how it ends.
+type Results = Vec<(u32, ExtFunctionResult)>;
 
 /// What comes of a moment in which no task can run.
 pub(super) enum Quiescent {
@@ -154,11 +157,7 @@ impl Run<'_> {
         self.hand_over(paused, results)
     }
 
-    fn hand_over(
-        &mut self,
-        paused: ResolveFutures,
-        results: Vec<(u32, ExtFunctionResult)>,
-    ) -> Result<RunProgress, Stop> {
+    fn hand_over(&mut self, paused: ResolveFutures, results: Results) -> Result<RunProgress, Stop> {
         Ok(paused.resume(results, self.log.writer())?)
     }
 
@@ -180,7 +179,7 @@ impl Run<'_> {
     }
 
     /// What the workflow has fulfilled, and what it has given up by itself.
-    fn given_up(&mut self, progress: &RunProgress) -> Result<Vec<(u32, ExtFunctionResult)>, Stop> {
+    fn given_up(&mut self, progress: &RunProgress) -> Result<Results, Stop> {
         let mut results = std::mem::take(&mut self.pending.fulfilled);
         let coroutines = std::mem::take(&mut self.pending.given_up);
         if !coroutines.is_empty() {
@@ -199,7 +198,7 @@ impl Run<'_> {
 
     /// Withdraws what nobody can await any more: signals and callbacks whoever else still awaits them by itself (a race's
     /// loser), children likewise if they were awaited, and timers that nobody awaits. Functions that were begun go on.
-    fn forsaken(&mut self, progress: &RunProgress) -> Result<(Vec<(u32, ExtFunctionResult)>, Option<Vec<u8>>), Stop> {
+    fn forsaken(&mut self, progress: &RunProgress) -> Result<(Results, Option<Vec<u8>>), Stop> {
         let pending = &mut self.pending;
         let let_go = std::mem::take(&mut pending.let_go);
         let open = |id: &&u32| pending.open.contains(id);
