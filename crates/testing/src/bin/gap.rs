@@ -213,7 +213,8 @@ async fn main() -> anyhow::Result<()> {
 /// Gives `BUGGY` the code that it should have had.
 async fn mend(engine: &Engine, id: &ExecutionId) -> anyhow::Result<()> {
     let program = Arc::new(Program::compile("workflow.py", MENDED)?);
-    mend::mend(engine, id, mend::NewCode { program, launch: None }, false).await?;
+    mend::mend(engine, id, mend::NewCode { program, files: std::collections::BTreeMap::new(), launch: None }, false)
+        .await?;
     Ok(())
 }
 
