@@ -38,7 +38,7 @@ fn a_start_over_the_api_brings_its_files_along() {
     let child = format!("api-files-{}", calls[0]["id"]);
     assert_eq!(get(&format!("/executions/{child}")).1["workflow"], "flow.py:plus");
     for (files, said) in [
-        (json!({}), "flow.py:8:61"),
+        (json!({}), "flow.py:8:62"),
         (json!({"child.py": CHILD}), "there is no grand.py beside the workflow"),
         (json!({"child.py": CHILD, "grand.py": "async def main(n):\n    return m\n"}), "grand.py:2"),
         (json!({"child.py": CHILD, "grand.py": GRAND, "more.py": "yield 1\n"}), "more.py"),
