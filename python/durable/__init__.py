@@ -179,7 +179,7 @@ async def race(*awaitables: Awaitable[Any]) -> tuple[int, Any]:
 async def timeout(awaitable: Awaitable[T], seconds: float) -> T:
     """The value, unless it takes longer: then it is cancelled and :class:`TaskTimeout` raised."""
     task = asyncio.ensure_future(awaitable)
-    done, _ = await asyncio.wait([task], timeout=seconds)
+    done, _ = await asyncio.wait([task], timeout=None if seconds == float("inf") else seconds)
     if done:
         return task.result()
     task.cancel()

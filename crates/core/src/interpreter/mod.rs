@@ -73,6 +73,8 @@ pub struct Step {
     pub progress: Option<Json>,
     /// Calls that it gave up: nobody waits for them any more, and what they were given is not taken.
     pub withdrawn: Vec<CallId>,
+    /// Signals that are in and that nobody has awaited yet: it was not told of them.
+    pub unread: Vec<CallId>,
     /// How it ended.
     pub end: End,
 }

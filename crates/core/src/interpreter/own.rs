@@ -193,7 +193,7 @@ impl Run<'_> {
             match key {
                 _ if value.is_null() && (CallOptions::has(key) || key == "queue") => {}
                 "queue" => queue = Some(text(&value).ok_or_else(|| type_error("queue= wants a text"))?),
-                _ if CallOptions::has(key) => drop(options.insert(key.to_owned(), value)),
+                _ if CallOptions::has(key) => drop(options.insert(key.to_owned(), remaining(key, value))),
                 _ => drop(kwargs.insert(key.to_owned(), value)),
             }
         }
@@ -380,6 +380,19 @@ fn seconds(name: &str, value: Option<ObjectRef<'_>>) -> Result<Option<Duration>,
         // Longer than any clock goes.
         Some(seconds) => Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok().filter(|time| *time < FOR_EVER)),
         None => Err(value_error(format!("{name}={}: a number of seconds or a timedelta is wanted", value.py_repr()))),
+    }
+}
+
+/// A limit of time as [`CallOptions`] takes it: what has run out is none left, and infinity is for ever.
+fn remaining(option: &str, value: Value) -> Value {
+    if !matches!(option, "timeout" | "total_timeout") {
+        return value;
+    }
+    match (value.as_f64(), value["$py"].as_str(), value["value"].as_str()) {
+        (Some(seconds), ..) if seconds <= 0.0 => Value::from(1e-6),
+        (_, Some("float"), Some("-inf")) => Value::from(1e-6),
+        (_, Some("float"), Some("inf")) => Value::from(FOR_EVER.as_secs()),
+        _ => value,
     }
 }
 

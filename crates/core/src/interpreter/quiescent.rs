@@ -94,15 +94,19 @@ impl Pending {
     }
 
     /// The outcomes that are handed over together: all up to the next signal, which goes to nobody if what came before it
-    /// has made the workflow wait for it no longer.
-    fn next_outcomes(&mut self, folds: &mut BTreeSet<String>) -> Results {
-        let mut batch = Vec::new();
-        while let Some((id, _)) = self.inbox.front() {
+    /// has made the workflow wait for it no longer. Signals that are `kept` wait for somebody to await them.
+    fn next_outcomes(&mut self, kept: &BTreeSet<u32>, folds: &mut BTreeSet<String>) -> Results {
+        let (mut batch, mut place) = (Vec::new(), 0);
+        while let Some((id, _)) = self.inbox.get(place) {
+            if kept.contains(id) {
+                place += 1;
+                continue;
+            }
             let signal = self.kinds.get(id) == Some(&CallKind::Signal);
             if signal && !batch.is_empty() {
                 break;
             }
-            let Some((id, outcome)) = self.inbox.pop_front() else { break };
+            let Some((id, outcome)) = self.inbox.remove(place) else { break };
             if self.open.contains(&id) {
                 batch.push((id, deliver(&outcome, folds)));
             }
@@ -110,8 +114,14 @@ impl Pending {
         self.resolve(batch)
     }
 
-    /// The signals that came in and were not handed over when the workflow ended.
-    pub(super) fn leftover_signals(&self) -> impl Iterator<Item = u32> {
+    /// The signals that are in and that nobody awaits, though somebody may. What nobody has read can still go to others.
+    fn unread(&self, dump: &[u8]) -> BTreeSet<u32> {
+        let signals = self.signals_in().filter(|id| self.open.contains(id) && !self.mirrors.contains_key(id));
+        waits::unawaited(dump, &signals.collect())
+    }
+
+    /// The signals that came in and are not handed over.
+    pub(super) fn signals_in(&self) -> impl Iterator<Item = u32> {
         self.inbox.iter().map(|(id, _)| *id).filter(|id| self.kinds.get(id) == Some(&CallKind::Signal))
     }
 }
@@ -153,7 +163,8 @@ impl Run<'_> {
             inbox: outcomes.iter().filter_map(|(id, outcome)| Some((self.ids.inside(*id)?, outcome.clone()))).collect(),
             ..Pending::default()
         };
-        let results = self.pending.next_outcomes(&mut self.folds);
+        let kept = self.pending.unread(&state.dump);
+        let results = self.pending.next_outcomes(&kept, &mut self.folds);
         self.hand_over(paused, results)
     }
 
@@ -168,8 +179,11 @@ impl Run<'_> {
         if results.is_empty() {
             (results, dump) = self.forsaken(&progress)?;
         }
-        if results.is_empty() {
-            results = self.pending.next_outcomes(&mut self.folds);
+        if results.is_empty() && self.pending.inbox.front().is_some() {
+            let state = dump.map_or_else(|| self.dump(&progress), Ok)?;
+            let kept = self.pending.unread(&state);
+            results = self.pending.next_outcomes(&kept, &mut self.folds);
+            dump = Some(state);
         }
         let RunProgress::ResolveFutures(paused) = progress else { return Ok(Quiescent::GoesOn(progress)) };
         if results.is_empty() {

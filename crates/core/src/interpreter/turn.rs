@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
             ids: Ids::default(),
             again: None,
             base_before: 0,
-            log: Log { entries: Vec::new(), room: turn.limits.log },
+            log: Log::new(turn.limits.log),
             calls: Vec::new(),
             modules: Vec::new(),
             pending: Pending::default(),
@@ -188,10 +188,10 @@ impl<'a> Run<'a> {
             Err(Stop::Refused(error)) => return Err(error),
             Err(Stop::Ended(end)) => *end,
         };
-        let left: Vec<CallId> = self.pending.leftover_signals().map(|id| self.id(id)).collect();
-        let withdrawn = std::mem::take(&mut self.pending.withdrawn).into_iter().chain(left).collect();
-        let (log, progress) = (std::mem::take(&mut self.log.entries), self.progress.take());
-        Ok(Step { log, progress, withdrawn, end })
+        let unread = self.pending.signals_in().map(|id| self.id(id)).collect();
+        let withdrawn = std::mem::take(&mut self.pending.withdrawn);
+        let (log, progress) = (self.log.take(), self.progress.take());
+        Ok(Step { log, progress, withdrawn, unread, end })
     }
 
     pub(super) fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
@@ -510,31 +510,69 @@ pub(crate) fn in_words(duration: Duration) -> String {
     parts.join(" ")
 }
 
-/// Collects what a workflow prints, up to a limit; the rest is dropped with a note.
+/// Collects what a workflow prints; when that is much, the first and the last part of it.
 pub(super) struct Log {
-    entries: Vec<(Stream, String)>,
+    /// The first part; what is printed after it has no room goes to the last.
+    first: Vec<(Stream, String)>,
     room: usize,
+    last: VecDeque<(Stream, String)>,
+    /// Bytes in the last part, at the most as many as the first may have.
+    kept: usize,
+    most: usize,
+    dropped: usize,
 }
 
 impl Log {
+    fn new(limit: usize) -> Self {
+        let half = limit / 2;
+        Self { first: Vec::new(), room: half, last: VecDeque::new(), kept: 0, most: half, dropped: 0 }
+    }
+
     pub(super) fn writer(&mut self) -> PrintWriter<'_> {
         PrintWriter::Callback(self)
     }
 
-    fn add(&mut self, stream: Stream, text: &str) {
-        if self.room == 0 {
-            return;
-        }
+    pub(super) fn add(&mut self, stream: Stream, text: &str) {
         let fits = text.floor_char_boundary(self.room);
-        let (text, dropped) = (&text[..fits], fits < text.len());
-        self.room = if dropped { 0 } else { self.room - fits };
-        match self.entries.last_mut() {
-            Some((last, existing)) if *last == stream => existing.push_str(text),
-            _ => self.entries.push((stream, text.to_owned())),
+        let (head, tail) = text.split_at(fits);
+        if !head.is_empty() {
+            self.room -= fits;
+            match self.first.last_mut() {
+                Some((last, existing)) if *last == stream => existing.push_str(head),
+                _ => self.first.push((stream, head.to_owned())),
+            }
         }
-        if dropped {
-            self.entries.push((Stream::Stderr, "\n[the rest of this turn's output was dropped]\n".into()));
+        if !tail.is_empty() {
+            self.room = 0;
+            self.add_last(stream, tail);
         }
+    }
+
+    fn add_last(&mut self, stream: Stream, text: &str) {
+        let start = text.ceil_char_boundary(text.len().saturating_sub(self.most));
+        self.dropped += start;
+        let text = &text[start..];
+        self.kept += text.len();
+        match self.last.back_mut() {
+            // Pieces, so that the oldest can be let go of.
+            Some((last, existing)) if *last == stream && existing.len() < 4096 => existing.push_str(text),
+            _ => self.last.push_back((stream, text.to_owned())),
+        }
+        while self.kept > self.most {
+            let Some((_, oldest)) = self.last.pop_front() else { break };
+            self.kept -= oldest.len();
+            self.dropped += oldest.len();
+        }
+    }
+
+    /// All that is kept, in order.
+    fn take(&mut self) -> Vec<(Stream, String)> {
+        let mut entries = std::mem::take(&mut self.first);
+        if self.dropped > 0 {
+            entries.push((Stream::Stderr, format!("\n[{} bytes of this turn's output were cut here]\n", self.dropped)));
+        }
+        entries.extend(std::mem::take(&mut self.last));
+        entries
     }
 }
 

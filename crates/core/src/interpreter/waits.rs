@@ -62,6 +62,14 @@ pub(super) fn aside(dump: &[u8], calls: &BTreeSet<u32>) -> BTreeSet<u32> {
     aside
 }
 
+/// Those of these pending calls that no task awaits.
+pub(super) fn unawaited(dump: &[u8], calls: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let Some((graph, _)) = (if calls.is_empty() { None } else { open(dump) }) else { return BTreeSet::new() };
+    let futures = graph.0.iter().flatten().filter_map(|entry| entry.data.0.future.as_ref());
+    let unawaited = futures.filter(|future| future.state.0.pending.as_ref().is_some_and(|it| it.awaiter.is_none()));
+    unawaited.map(|future| future.call_id).filter(|id| calls.contains(id)).collect()
+}
+
 fn open(dump: &[u8]) -> Option<(Graph, Scheduler)> {
     let Paused { heap, vm_state } = layout::paused::<Data>(dump)?;
     Some((Graph(heap.entries), vm_state.scheduler))

@@ -72,8 +72,12 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
         }
         Err(error) => return Err(error),
     };
-    let output =
-        TurnOutput { log: log_lines(step.log, engine.now()), progress: step.progress, withdrawn: step.withdrawn };
+    let output = TurnOutput {
+        log: log_lines(step.log, engine.now()),
+        progress: step.progress,
+        withdrawn: step.withdrawn,
+        unread: step.unread,
+    };
     match step.end {
         End::Finish { output: value, abandoned } => end(engine, claimed, Ok(value), abandoned, output).await,
         End::Fail { failure, abandoned } => end(engine, claimed, Err(failure), abandoned, output).await,

@@ -113,7 +113,7 @@ pub async fn again(
     output: TurnOutput,
 ) -> Result<bool, OrchestrationError> {
     let (now, id, held) = (engine.now(), claimed.id().clone(), claimed.fence());
-    let TurnOutput { log, progress, withdrawn } = output;
+    let TurnOutput { log, progress, withdrawn, .. } = output;
     let log = Arc::new(log);
     let (key, h, l) = (id.clone(), held.clone(), log.clone());
     engine.keep_hot(&id, None);

@@ -55,7 +55,7 @@ pub async fn pause(
     let push_again = now.after(engine.settings.push_again);
     let keeps = engine.settings.history == History::All;
     let pause = Arc::new(pause);
-    let TurnOutput { log, progress, withdrawn } = output;
+    let TurnOutput { log, progress, withdrawn, .. } = output;
     let log = Arc::new(log);
     let (p, l, key, q, h, w) = (pause.clone(), log.clone(), id.clone(), queue.clone(), held.clone(), won.clone());
     engine.keep_hot(&id, None);
@@ -187,12 +187,15 @@ pub struct TurnOutput {
     pub progress: Option<Json>,
     /// Calls that it gave up: what they were given, it did not take.
     pub withdrawn: Vec<CallId>,
+    /// Signals that are in and that it was not told of, because nobody has awaited them yet.
+    pub unread: Vec<CallId>,
 }
 
 impl TurnOutput {
     /// The calls whose outcomes the workflow was told of.
     pub(super) fn taken(&self, won: &Won) -> Vec<CallId> {
-        won.outcomes.iter().map(|(id, _)| *id).filter(|id| !self.withdrawn.contains(id)).collect()
+        let not_told = |id: &CallId| self.withdrawn.contains(id) || self.unread.contains(id);
+        won.outcomes.iter().map(|(id, _)| *id).filter(|id| !not_told(id)).collect()
     }
 }
 

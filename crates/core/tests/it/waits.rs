@@ -592,3 +592,52 @@ async def main():
         assert_eq!(output(&rig, &id).await, json!("here"), "{kind}");
     }
 }
+
+/// Ways in which the workflow lets go of a wait for `s` that it has held for a second, in which the signal came.
+const LET_GO: [(&str, &str); 6] = [
+    ("a name", "held = durable.wait_signal('s')\n    await asyncio.sleep(2)\n    held = None"),
+    ("a helper's local", "await helper()"),
+    ("an attribute", "box = Box()\n    box.w = durable.wait_signal('s')\n    await asyncio.sleep(2)\n    box.w = None"),
+    (
+        "a lost race",
+        "held = durable.wait_signal('s')\n    await durable.race(held, asyncio.sleep(0.5))\n    await asyncio.sleep(1.5)\n    held = None",
+    ),
+    (
+        "a gather that is not awaited",
+        "g = asyncio.gather(durable.wait_signal('s'))\n    await asyncio.sleep(2)\n    g = None",
+    ),
+    ("a list", "held = [durable.wait_signal('s')]\n    await asyncio.sleep(2)\n    held.clear()"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_nobody_has_read_goes_to_who_waits_next() {
+    for (kind, url, _folder) in databases() {
+        for (what, lets_go) in LET_GO {
+            for reads in [false, true] {
+                let rig = Rig::new(&url, "w");
+                let before = if reads { "        await asyncio.sleep(3)\n" } else { "" };
+                let source = format!(
+                    "
+import asyncio, durable
+class Box:
+    pass
+async def helper():
+    held = durable.wait_signal('s')
+    await asyncio.sleep(2)
+async def main():
+    {lets_go}
+    try:
+{before}        return await durable.wait_signal('s', timeout=1)
+    except durable.SignalTimeout:
+        return 'lost'
+"
+                );
+                let id = rig.start(&source).await;
+                pass(&rig, 1.0).await;
+                assert!(send(&rig, &id, "s", json!("here")).await, "{kind}, {what}: it is held");
+                pass(&rig, 9.0).await;
+                assert_eq!(output(&rig, &id).await, json!("here"), "{kind}, {what}");
+            }
+        }
+    }
+}

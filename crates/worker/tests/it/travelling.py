@@ -8,6 +8,7 @@ import enum
 import pathlib
 import random
 import socket
+import types
 import typing
 import uuid
 
@@ -151,6 +152,8 @@ def refused(what):
         "deep": deep(),
         "circular": circular(),
         "metre": {Metre(1): 1, Foot(1): 2},
+        "name": {"caf\udce9": 1},
+        "field": types.SimpleNamespace(**{"a\udce9": 1}),
     }[what]
 
 

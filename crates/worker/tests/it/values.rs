@@ -130,6 +130,8 @@ async fn what_cannot_be_taken_fails_its_call_and_says_where() {
         ("deep", "nested too deeply"),
         ("circular", "nested too deeply, or contains itself"),
         ("metre", "are one key to the interpreter"),
+        ("name", "result[\"caf\\udce9\"]: character 3 of the text is a lone surrogate"),
+        ("field", "character 1 of the text is a lone surrogate"),
     ] {
         let body =
             format!("try:\n    await tasks.refused('{what}')\nexcept TypeError as error:\n    return str(error)");

@@ -60,6 +60,8 @@ def __durable_module__():
 
     #: timeout < first
     async def timeout(awaitable, seconds):
+        if seconds is None or seconds == float("inf"):
+            return await awaitable
         ended = []
 
         async def run():

@@ -222,6 +222,7 @@ def is_foreign(kind):
 
 def shown(key):
     text = json.dumps(key, ensure_ascii=False) if type(key) is str else repr(key)
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= 60 else text[:60] + "…"
 
 

@@ -16,6 +16,22 @@ HEAD = struct.Struct(">Q")
 OUTPUT = struct.Struct(">QcQ")
 
 
+def written(message):
+    """A message as JSON. A lone surrogate, as in a file name that is not UTF-8, is shown as what it is."""
+    try:
+        return json.dumps(message, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(shown(message), allow_nan=False, ensure_ascii=False).encode()
+
+
+def shown(part):
+    if isinstance(part, str):
+        return part.encode("utf-8", "backslashreplace").decode()
+    if isinstance(part, dict):
+        return {shown(key): shown(value) for key, value in part.items()}
+    return [shown(item) for item in part] if isinstance(part, (list, tuple)) else part
+
+
 class Wire:
     def __init__(self):
         self._in = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=os.dup(0))
@@ -28,7 +44,7 @@ class Wire:
         os.dup2(2, 1)
 
     def send(self, message):
-        payload = message if isinstance(message, bytes) else json.dumps(message, allow_nan=False).encode()
+        payload = message if isinstance(message, bytes) else written(message)
         head = HEAD.pack(len(payload))
         with self._lock:
             if len(payload) <= WHOLE - HEAD.size:
