@@ -54,6 +54,16 @@ class Started(asyncio.Task):
         return super().cancel(*args, **kwargs)
 
 
+class Wait(asyncio.futures._PyFuture):  # type: ignore[name-defined,misc]
+    """A wait for a signal, which knows whether anybody has read what came."""
+
+    read = False
+
+    def result(self) -> Any:
+        self.read = True
+        return super().result()
+
+
 def call_of() -> Call | None:
     return _call.get()
 
@@ -93,7 +103,10 @@ class Run:
         self._functions: list[Started] = []
         # What waits for somebody outside, until it has an outcome or nobody can await it any more.
         self._waits: list[asyncio.Future[Any]] = []
-        self._signals: dict[str, list[Any]] = {}
+        # What is kept, in the order in which it was sent, and what waits were given.
+        self._signals: dict[str, list[tuple[int, Any]]] = {}
+        self._given: list[tuple[Wait, str, int, Any]] = []
+        self._count = 0
         self._waiting: dict[str, list[asyncio.Future[Any]]] = {}
         self._callbacks: dict[str, asyncio.Future[Any]] = {}
         self._answers: list[tuple[float, Any]] = parent._answers if parent else []
@@ -180,10 +193,11 @@ class Run:
         if not isinstance(name, str) or not name:
             raise TypeError("wait_signal(): the name of a signal is wanted, a text")
         self.calls.append(Call("signal", name))
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future = Wait(loop=asyncio.get_running_loop())
         kept = self._signals.get(name)
-        if kept:
-            future.set_result(kept.pop(0))
+        # In a test it is handed out when nothing can run: one that was given back may come first.
+        if kept and (remaining(timeout) == 0 or not isinstance(asyncio.get_running_loop(), SkippingLoop)):
+            self._give(future, name, *kept.pop(0))
             return future
         self._waiting.setdefault(name, []).append(future)
         self._waits.append(future)
@@ -192,12 +206,22 @@ class Run:
     def signal(self, name: str, payload: Any) -> None:
         """Sends a signal, which is kept until somebody waits for it."""
         self.withdraw()
+        self._count += 1
+        self._send(name, self._count, payload)
+
+    def _send(self, name: str, number: int, payload: Any) -> None:
         waiting = [future for future in self._waiting.get(name, []) if not future.done()]
+        self._waiting[name] = waiting[1:]
         if waiting:
-            self._waiting[name] = waiting[1:]
-            waiting[0].set_result(payload)
+            self._give(waiting[0], name, number, payload)
         else:
-            self._signals.setdefault(name, []).append(payload)
+            kept = self._signals.setdefault(name, [])
+            kept.append((number, payload))
+            kept.sort(key=lambda signal: signal[0])
+
+    def _give(self, future: Any, name: str, number: int, payload: Any) -> None:
+        future.set_result(payload)
+        self._given.append((future, name, number, payload))
 
     def callback(self, timeout: float | None) -> tuple[str, Awaitable[Any]]:
         self.calls.append(Call("callback", "callback"))
@@ -251,19 +275,42 @@ class Run:
         sent.set_result(None)
         return sent
 
+    def quiescent(self) -> bool:
+        """Nothing can run: answers whether something can now."""
+        runs = list(self._executions.values())
+        return any([run.withdraw() for run in runs]) or any([run._hand_out() for run in runs])
+
+    def _hand_out(self) -> bool:
+        given = False
+        for name, kept in self._signals.items():
+            waiting = [future for future in self._waiting.get(name, []) if not future.done()]
+            while kept and waiting:
+                self._give(waiting.pop(0), name, *kept.pop(0))
+                given = True
+            self._waiting[name] = waiting
+        return given
+
     def withdraw(self) -> bool:
-        """Cancels what nobody can await any more, as the engine does at every pause. Answers whether there was anything."""
+        """Cancels what nobody can await any more, as the engine does at every pause; signals that came to it and that nobody
+        has read go to who waits next. Answers whether there was anything."""
         self._waits = [future for future in self._waits if not future.done()]
-        if self._main is None or not self._waits:
+        self._given = [given for given in self._given if not given[0].read]
+        # What a task that runs just now holds cannot be seen.
+        if self._main is None or not (self._waits or self._given) or asyncio.current_task() is not None:
             return False
         task, namespace = self._main
-        if all(getattr(task, "_fut_waiter", None) is future for future in self._waits):
+        if not self._given and all(getattr(task, "_fut_waiter", None) is future for future in self._waits):
             return False
         seen = reached([task, namespace, *self._spawned], namespace, (Run,))
         lost = [future for future in self._waits if id(future) not in seen]
         for future in lost:
             future.cancel()
-        return bool(lost)
+        # Whoever has been woken by it reads it soon.
+        unread = [given for given in self._given if id(given[0]) not in seen and not given[0]._callbacks]
+        self._given = [given for given in self._given if given not in unread]
+        for _, name, number, payload in unread:
+            self._send(name, number, payload)
+        return bool(lost or unread)
 
     # --- children
 

@@ -77,7 +77,7 @@ class Run:
 
     def _idle(self) -> bool:
         # A signal that comes at the instant of a timer comes after it.
-        if self._run.withdraw():
+        if self._run.quiescent():
             return True
         if not self._sent:
             return False

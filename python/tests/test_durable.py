@@ -124,6 +124,27 @@ class Workflows(unittest.TestCase):
                 """)
                 self.assertEqual(Run(main).signal("s", 1, after=1).signal("s", 2, after=2).result(), [1, 2])
 
+    def test_a_signal_that_nobody_has_read_goes_to_who_waits_next(self):
+        lets_go = {
+            "a name": "held = durable.wait_signal('s'); await asyncio.sleep(2); held = None",
+            "a helper's local": "await helper()",
+            "a lost race": "held = durable.wait_signal('s'); await durable.race(held, asyncio.sleep(0.5)); await asyncio.sleep(2); held = None",
+            "a list": "held = [durable.wait_signal('s')]; await asyncio.sleep(2); held.clear()",
+        }
+        for what, how in lets_go.items():
+            with self.subTest(what):
+                main = main_of(f"""
+                    import asyncio, durable
+                    async def helper():
+                        held = durable.wait_signal('s')
+                        await asyncio.sleep(2)
+                    async def main():
+                        {how}
+                        return [await durable.wait_signal('s', timeout=1) for _ in range(2)]
+                """)
+                run = Run(main).signal("s", 1, after=1).signal("s", 2, after=1.5)
+                self.assertEqual(run.result(), [1, 2])
+
     def test_a_callback_that_nobody_can_await_is_not_completed(self):
         run = Run(main_of("""
             import asyncio, durable

@@ -43,7 +43,7 @@ pub(super) async fn act(engine: &Engine, call: Call) -> Result<(), Orchestration
     let (now, me, lease) = (engine.now(), engine.worker.clone(), engine.settings.lease);
     let of = AttemptOf { execution: call.execution_id.clone(), call: call.id, number: call.attempt };
     let key = of.clone();
-    let left: Result<Vec<Ending>, StoreError> = engine
+    let left: Result<Vec<String>, StoreError> = engine
         .db
         .read(move |conn| {
             let wanted = wanted(conn, &key)?;
@@ -53,12 +53,11 @@ pub(super) async fn act(engine: &Engine, call: Call) -> Result<(), Orchestration
                 // A worker may have it that could not say so before it was cancelled.
                 None => ending.cancelled_at.is_some_and(|at| now < at.after(lease)),
             };
-            let ending = endings::ending(conn, &key.execution)?;
-            Ok(ending
-                .into_iter()
-                .filter(|ending| wanted.is_empty() || wanted.contains(&ending.call))
-                .filter(runs)
-                .collect())
+            let ending = endings::ending(conn, &key.execution)?.into_iter();
+            let ending = ending.filter(|ending| wanted.is_empty() || wanted.contains(&ending.call)).filter(runs);
+            // What was not cancelled at all has not ended either.
+            let open = endings::open_among(conn, &key.execution, &wanted)?;
+            Ok(ending.map(|ending| ending.function).chain(open).collect())
         })
         .await;
     let left = left?;
@@ -67,8 +66,7 @@ pub(super) async fn act(engine: &Engine, call: Call) -> Result<(), Orchestration
         Outcome::Completed(Json("null".into()))
     } else if over {
         let waited = in_words(now.since(call.created_at));
-        let names: Vec<&str> = left.iter().map(|ending| ending.function.as_str()).collect();
-        Outcome::Failed(Failure::new("TimeoutError", format!("after {waited} still running: {}", names.join(", "))))
+        Outcome::Failed(Failure::new("TimeoutError", format!("after {waited} still running: {}", left.join(", "))))
     } else {
         let wait = now.since(call.created_at).clamp(LOOK.0, LOOK.1);
         let next = std::iter::once(now.after(wait)).chain(call.deadline_at).min().unwrap_or(now);

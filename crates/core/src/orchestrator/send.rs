@@ -17,19 +17,21 @@ use crate::{
     },
 };
 
-/// Sends what a call says, and records that.
+/// Sends what a call says, and records that. What was asked for before it is sent before it: the clock acts on several calls
+/// at a time, and whoever has sent one already finds it there.
 pub(super) async fn act(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
     let of = AttemptOf { execution: call.execution_id.clone(), call: call.id, number: call.attempt };
-    let (execution, payload) = read(engine, &of).await?;
-    let key = Some(format!("call {} of {}", of.call, of.execution));
-    let sent = signal(engine, Signalling { execution, name: call.function, payload, key }).await;
+    let key = of.clone();
+    for earlier in engine.db.read(move |conn| calls::sends_before(conn, &key)).await? {
+        if let Ok(Sent::Taken(Some(claimed))) = send(engine, &earlier).await? {
+            drive(engine, claimed).await?;
+        }
+    }
+    let sent = send(engine, &call).await?;
     let (outcome, claimed) = match sent {
         Ok(Sent::Taken(claimed)) => (Outcome::Completed(Json("null".into())), claimed),
         Ok(Sent::Kept | Sent::Repeated) => (Outcome::Completed(Json("null".into())), None),
-        Err(error @ (OrchestrationError::NotFound(_) | OrchestrationError::Ended { .. })) => {
-            (Outcome::Failed(Failure::new("RuntimeError", error.to_string())), None)
-        }
-        Err(error) => return Err(error),
+        Err(refusal) => (Outcome::Failed(Failure::new("RuntimeError", refusal)), None),
     };
     let attempted = Attempted { of, outcome, retry: Retry::No, started_at: None, worker: None, log: Vec::new() };
     let settled = settle_and_drive(engine, attempted).await;
@@ -38,6 +40,18 @@ pub(super) async fn act(engine: &Engine, call: Call) -> Result<(), Orchestration
         drive(engine, claimed).await?;
     }
     settled
+}
+
+/// Sends what a call says; or why that cannot be.
+async fn send(engine: &Engine, call: &Call) -> Result<Result<Sent, String>, OrchestrationError> {
+    let of = AttemptOf { execution: call.execution_id.clone(), call: call.id, number: call.attempt };
+    let (execution, payload) = read(engine, &of).await?;
+    let key = Some(format!("call {} of {}", of.call, of.execution));
+    match signal(engine, Signalling { execution, name: call.function.clone(), payload, key }).await {
+        Ok(sent) => Ok(Ok(sent)),
+        Err(error @ (OrchestrationError::NotFound(_) | OrchestrationError::Ended { .. })) => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
 }
 
 /// To whom, and what.

@@ -330,6 +330,19 @@ pub fn waits_for_signal(
     id.map(rows::call_id).transpose()
 }
 
+/// The signals that an execution sends and that were asked for before this one.
+pub fn sends_before(conn: &mut DbConnection, of: &AttemptOf) -> Result<Vec<Call>, StoreError> {
+    let rows: Vec<CallRow> = calls::table
+        .filter(calls::execution_id.eq(of.execution.as_str()))
+        .filter(calls::call_id.lt(i64::from(of.call.0)))
+        .filter(is_open())
+        .filter(calls::kind.eq(CallKind::Send.as_str()))
+        .order(calls::call_id)
+        .select(CallRow::as_select())
+        .load(conn)?;
+    rows.into_iter().map(Call::try_from).collect()
+}
+
 /// What an execution waits for whose time is over, though no clock has come to it yet.
 pub fn overdue(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<Vec<Call>, StoreError> {
     let rows: Vec<CallRow> = calls::table

@@ -65,6 +65,17 @@ pub fn has_ended(
     Ok(diesel::update(waiting).set(calls::due_at.eq(Some(now.0))).execute(conn)? > 0)
 }
 
+/// Those of these calls of an execution that are open: none of them was cancelled.
+pub fn open_among(conn: &mut DbConnection, execution: &ExecutionId, ids: &[CallId]) -> Result<Vec<String>, StoreError> {
+    let ids = ids.iter().map(|id| i64::from(id.0));
+    Ok(calls::table
+        .filter(calls::execution_id.eq(execution.as_str()))
+        .filter(calls::call_id.eq_any(ids))
+        .filter(sql::<Bool>("calls.status NOT IN ('completed', 'failed', 'cancelled')"))
+        .select(calls::function)
+        .load(conn)?)
+}
+
 /// Lets the clock look again at what waits, at that instant.
 pub fn look_at(conn: &mut DbConnection, of: &AttemptOf, at: Timestamp) -> Result<(), StoreError> {
     let waiting = calls::table

@@ -103,6 +103,8 @@ fn steps(conn: &mut DbConnection) -> Result<(), StoreError> {
     calls::give_up(conn, &id, &[CallId(0)], NOW)?;
     calls::overdue(conn, &id, NOW)?;
     endings::ending(conn, &id)?;
+    endings::open_among(conn, &id, &[CallId(3)])?;
+    calls::sends_before(conn, &again)?;
     signals::give_back(conn, &id, &[CallId(0)], NOW)?;
     signals::untaken(conn, &id)?;
     calls::cancelled_among(conn, &id, &[CallId(5)])?;

@@ -641,3 +641,65 @@ async def main():
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_of_one_execution_arrive_in_the_order_in_which_they_were_sent() {
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let receiver = "
+import durable
+async def main():
+    return [await durable.wait_signal('in') for _ in range(20)]
+";
+        let to = rig.start(receiver).await;
+        let sender = format!(
+            "
+import asyncio, durable
+async def main():
+    await asyncio.gather(*[durable.signal('{to}', 'in', n) for n in range(20)])
+    try:
+        await durable.signal('nobody', 'in', 1)
+    except RuntimeError as error:
+        return str(error)
+"
+        );
+        let id = rig.start(&sender).await;
+        pass(&rig, 1.0).await;
+        assert_eq!(output(&rig, &id).await, json!("there is no execution nobody"), "{kind}");
+        assert_eq!(output(&rig, &to).await, json!((0..20).collect::<Vec<_>>()), "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_cancelled_function_is_waited_for() {
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let source = "
+import durable
+async def main():
+    handle = f()
+    try:
+        await durable.timeout(handle, 1)
+    except durable.TaskTimeout:
+        try:
+            await durable.cancelled_ended(handle, timeout=1)
+        except TimeoutError as error:
+            first = str(error)
+        await durable.cancelled_ended()
+        return [first, await g()]
+";
+        let id = rig.start(source).await;
+        let jobs = rig.jobs().await;
+        let (of, me) = (jobs[0].1.attempt.clone(), rig.engine.worker.clone());
+        let (now, key) = (rig.engine.now(), of.clone());
+        let began = rig.engine.db.write(move |conn| calls::begin(conn, &key, &me, now, now)).await.unwrap();
+        assert!(began, "{kind}");
+        pass(&rig, 30.0).await;
+        assert!(rig.jobs().await.is_empty(), "{kind}: its function still runs");
+        durable_core::orchestrator::drain::note_end(&rig.engine, &of.execution, of.call);
+        pass(&rig, 10.0).await;
+        let jobs = rig.jobs().await;
+        rig.complete(&jobs[0].1, json!("undone")).await;
+        assert_eq!(output(&rig, &id).await, json!(["after 1s still running: f", "undone"]), "{kind}");
+    }
+}
