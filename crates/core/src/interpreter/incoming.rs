@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     calendar, exception,
     refusal::{Refusal, index, key, shortened},
-    value::{MAX_DEPTH, TAG, too_deep},
+    value::{MAX_DEPTH, MAX_PARTS, TAG, too_deep},
 };
 use crate::model::Json;
 
@@ -19,9 +19,31 @@ pub fn from_json(value: &Value) -> Result<MontyObject, Refusal> {
     decode(value, Place { depth: 0, hashed: false })
 }
 
-/// Whether the sandbox can take a value; the text is one that may come from outside.
+/// Whether the sandbox can take a value; the text is one that may come from outside. It is measured before it is built.
 pub fn check(json: &Json) -> Result<(), Refusal> {
+    count(json.0.as_bytes())?;
     from_json(&parse(&json.0)?).map(drop)
+}
+
+/// How many values a text of JSON holds, names in objects counted with them. Refused are more than [`MAX_PARTS`]: in memory
+/// each costs some hundred times what it takes in the text. Nothing is built; what is no JSON is counted too.
+pub fn count(json: &[u8]) -> Result<usize, Refusal> {
+    let (mut parts, mut text, mut escaped) = (1, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if text => escaped = true,
+            b'"' => text = !text,
+            b',' | b':' | b'[' | b'{' if !text => parts += 1,
+            _ => {}
+        }
+    }
+    if parts > MAX_PARTS {
+        let text =
+            format!("it holds {parts} values, and at most {MAX_PARTS} are taken: pack them, or keep them in a file");
+        return Err(Refusal::new(text));
+    }
+    Ok(parts)
 }
 
 /// A text as JSON, or why it is none.
