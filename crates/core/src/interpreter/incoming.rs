@@ -108,10 +108,18 @@ fn decode(value: &Value, place: Place) -> Result<MontyObject, Refusal> {
     })
 }
 
+/// How many digits an integer may have where it comes in.
+const MAX_INT_DIGITS: usize = 100_000;
+
 fn decode_number(text: &str) -> Result<MontyObject, Refusal> {
     let bad = || Refusal::new(format!("{} is not a number", shortened(text)));
     if text.contains(['.', 'e', 'E']) {
         return text.parse().map(MontyObject::float).map_err(|_| bad());
+    }
+    // Reading digits takes the square of their number.
+    if text.len() > MAX_INT_DIGITS {
+        let seen = text.len();
+        return Err(Refusal::new(format!("an integer of {seen} digits: at most {MAX_INT_DIGITS} are taken")));
     }
     match text.parse::<i64>() {
         Ok(int) => Ok(MontyObject::int(int)),
@@ -393,4 +401,34 @@ fn instance(class: &str, attrs: Vec<(MontyObject, MontyObject)>) -> MontyObject 
     let kind = MontyObject::class_type(class, MontyUuid::from_random_bytes(class_id), true, true, []);
     let id = MontyUuid::from_random_bytes(*uuid::Uuid::new_v4().as_bytes());
     MontyObject::class_instance(kind, id, attrs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_as_they_would_be_built() {
+        for (text, parts) in [
+            ("1", 1),
+            (r#""a,b:[{""#, 1),
+            (r#""a\",[\\""#, 1),
+            ("[1, 2, 3]", 4),
+            (r#"{"a": 1, "b": [2, {"c": 3}]}"#, 9),
+        ] {
+            let counted = count(text.as_bytes()).unwrap();
+            assert!(counted == parts, "{text}: {counted}");
+        }
+        let many = Json(format!("[0{}]", ",0".repeat(MAX_PARTS)));
+        let refused = check(&many).unwrap_err().to_string();
+        assert!(refused.contains("at most 1048576 are taken"), "{refused}");
+        assert!(check(&Json(format!("[0{}]", ",0".repeat(1000)))).is_ok());
+    }
+
+    #[test]
+    fn an_integer_that_would_take_minutes_to_read_is_refused() {
+        assert!(check(&Json("9".repeat(MAX_INT_DIGITS))).is_ok());
+        let refused = check(&Json("9".repeat(30 << 20))).unwrap_err().to_string();
+        assert!(refused.contains("digits"), "{refused}");
+    }
 }

@@ -59,13 +59,34 @@ pub(crate) struct Room {
     bodies: Arc<Semaphore>,
     callbacks: Arc<Semaphore>,
     parts: Arc<Semaphore>,
+    /// Whoever guesses tokens waits for others who do, and for nobody else.
+    guesses: Arc<Semaphore>,
     callback_limit: usize,
 }
+
+/// How many tokens are looked up at once.
+const GUESSES: u32 = 2;
 
 impl Room {
     pub(crate) fn new(callback_limit: usize) -> Self {
         let room = |permits: u32| Arc::new(Semaphore::new(permits as usize));
-        Self { bodies: room(BODIES), callbacks: room(CALLBACKS), parts: room(PARTS), callback_limit }
+        Self {
+            bodies: room(BODIES),
+            callbacks: room(CALLBACKS),
+            parts: room(PARTS),
+            guesses: room(GUESSES),
+            callback_limit,
+        }
+    }
+}
+
+impl Room {
+    /// Its turn to look up a token.
+    pub(super) async fn guess(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let turn = timeout(QUEUED, self.guesses.clone().acquire_owned()).await;
+        turn.ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| ApiError::unavailable("too many callbacks are looked up: try again later"))
     }
 }
 

@@ -70,6 +70,7 @@ async fn find(api: &Api, token: String) -> Result<AttemptOf, ApiError> {
     if token.len() > 200 || !token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)) {
         return Err(unknown());
     }
+    let _turn = api.room.guess().await?;
     api.engine.db.read(move |conn| callbacks::find(conn, &token)).await?.ok_or_else(unknown)
 }
 

@@ -17,6 +17,7 @@ use durable_core::{
 use durable_queue::check_queue;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 
 use super::{Api, answer::ApiError, body::Body, guard::check_name};
 
@@ -53,6 +54,15 @@ pub(super) struct Workflow {
     source: Option<String>,
 }
 
+/// The longest source of a workflow, in bytes: compiling takes some hundred times as much memory.
+const MAX_SOURCE: usize = 1 << 20;
+
+/// A source that is worth waiting for others, in bytes.
+const LONG_SOURCE: usize = 64 << 10;
+
+/// Long sources are compiled one after the other.
+static COMPILER: Semaphore = Semaphore::const_new(1);
+
 /// Compiles what a client submits; mistakes that can be seen are refused.
 pub(super) async fn compile(name: String, source: String) -> Result<Arc<Program>, ApiError> {
     check_name("a workflow's file name", &name)?;
@@ -60,6 +70,13 @@ pub(super) async fn compile(name: String, source: String) -> Result<Arc<Program>
         let line = source.lines().position(|line| line.contains('\0')).unwrap_or_default() + 1;
         return Err(ApiError::unprocessable(format!("{name}:{line}: the source holds a NUL character")));
     }
+    if source.len() > MAX_SOURCE {
+        let (seen, most) = (source.len() >> 10, MAX_SOURCE >> 10);
+        let message =
+            format!("{name}: the source has {seen} KiB, and at most {most} KiB are taken: data belongs into inputs");
+        return Err(ApiError::unprocessable(message));
+    }
+    let _turn = if source.len() > LONG_SOURCE { COMPILER.acquire().await.ok() } else { None };
     let compile = move || {
         let program = Program::compile(&name, &source)?;
         program.mistakes().into_iter().next().map_or(Ok(program), Err)

@@ -118,7 +118,9 @@ pub(crate) async fn show(
     let mut reasons = Vec::new();
     if !execution.status.is_final() {
         let key = id.clone();
-        let pending = api.engine.db.read(move |conn| calls::list_with_status(conn, &key, CallStatus::Pending)).await?;
+        // Among many thousands, the first tell enough.
+        let pending = calls::first_with_status;
+        let pending = api.engine.db.read(move |conn| pending(conn, &key, CallStatus::Pending, PAGE)).await?;
         reasons = waiting(&api, &pending).await?.into_iter().flatten().collect();
         reasons.sort();
         reasons.dedup();

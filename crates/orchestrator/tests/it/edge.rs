@@ -187,6 +187,10 @@ fn values_are_counted_before_they_are_built() {
         assert!(said["error"]["message"].as_str().unwrap().contains("at most 1048576 are taken"), "{path}: {said}");
         assert!(asked.elapsed() < Duration::from_secs(2), "{path} took {:?}", asked.elapsed());
     }
+    let long = json!({"workflow": workflow(&format!("{ADD}{}", "x = 1\n".repeat(2 << 20)))});
+    let (status, said) = send(Client::new().post(server.url("/executions")).json(&long));
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{said}");
+    assert!(said["error"]["message"].as_str().unwrap().contains("at most 1024 KiB are taken"), "{said}");
     let grown = server.peak() - before;
     assert!(grown < 128, "it grew by {grown} MiB");
     assert_eq!(post("/executions/edge-many/signals/go", &json!(1)).1["status"], "delivered");
