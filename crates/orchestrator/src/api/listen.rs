@@ -89,7 +89,9 @@ async fn one(stream: TcpStream, app: Router, place: Place, stop: CancellationTok
     });
     let stream = TokioIo::new(Patient { stream, stalled: None });
     let mut http = http1::Builder::new();
-    let served = http.timer(TokioTimer::new()).header_read_timeout(HEAD).serve_connection(stream, service);
+    // Who has sent a whole request may close its side: the request counts.
+    http.half_close(true).timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let served = http.serve_connection(stream, service);
     tokio::pin!(served);
     tokio::select! {
         // Whatever broke it: there is nobody left to be told.
