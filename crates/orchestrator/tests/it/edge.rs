@@ -254,8 +254,8 @@ fn hang_up(path: &str, body: &Value) {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-/// A turn that takes about a second.
-const BUSY: &str = "    for _ in range(3_000_000):\n        pass\n";
+/// A turn that takes some tenths of a second.
+const BUSY: &str = "    for _ in range(1_000_000):\n        pass\n";
 
 #[test]
 fn a_client_that_hangs_up_takes_nothing_with_it() {
