@@ -157,7 +157,7 @@ pub(crate) struct Server {
     /// The server's address.
     #[arg(long = "server", value_name = "URL", env = "DURABLE_API_URL", default_value = "http://127.0.0.1:8080")]
     pub(crate) url: String,
-    /// The server's token, if it wants one.
+    /// The server's token, if it wants one. Rather set the variable: arguments can be read by everybody on this machine.
     #[arg(long, value_name = "TOKEN", env = "DURABLE_API_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
 }
@@ -169,7 +169,7 @@ pub(crate) struct Target {
     /// finds it there.
     #[arg(long = "server", value_name = "URL", env = "DURABLE_API_URL")]
     pub(crate) api: Option<String>,
-    /// The server's token, if it wants one.
+    /// The server's token, if it wants one. Rather set the variable: arguments can be read by everybody on this machine.
     #[arg(long = "token", value_name = "TOKEN", env = "DURABLE_API_TOKEN", hide_env_values = true)]
     pub(crate) api_token: Option<String>,
     #[command(flatten)]

@@ -36,6 +36,7 @@ impl Client {
     pub(crate) fn new(server: &Server) -> anyhow::Result<Self> {
         let url = server.url.trim_end_matches('/').to_owned();
         if !url.starts_with("http://") && !url.starts_with("https://") {
+            let url = durable_queue::shown_url(&url);
             let message = format!("--server {url}: an address such as http://127.0.0.1:8080 is wanted");
             return Err(Coded { code: WRONG, message }.into());
         }
@@ -56,9 +57,19 @@ impl Client {
         self.patiently(&path).await
     }
 
+    /// All calls of an execution, however long the server is away meanwhile.
     pub(crate) async fn calls(&self, id: &ExecutionId) -> anyhow::Result<Vec<Value>> {
-        let calls = self.patiently(&format!("/executions/{id}/calls")).await?;
-        Ok(calls.as_array().cloned().unwrap_or_default())
+        let (mut all, mut after): (Vec<Value>, _) = (Vec::new(), String::new());
+        loop {
+            let part = self.patiently(&format!("/executions/{id}/calls?limit={PAGE}{after}")).await?;
+            let part = part.as_array().cloned().unwrap_or_default();
+            after = part.last().map_or_else(String::new, |last| format!("&after={}", last["id"]));
+            let whole = part.len() < PAGE;
+            all.extend(part);
+            if whole {
+                return Ok(all);
+            }
+        }
     }
 
     /// The newest executions, at most `limit`.
@@ -169,7 +180,12 @@ impl Client {
             return Ok((status, answer));
         }
         let told = answer["error"]["message"].as_str().map_or_else(
-            || format!("{} answered {status}, and not as durable-orchestrator would; is --server right?", self.url),
+            || {
+                format!(
+                    "{} answered {status}, and not as durable-orchestrator would; is --server right?",
+                    self.shown_url()
+                )
+            },
             String::from,
         );
         if status == StatusCode::NOT_FOUND {

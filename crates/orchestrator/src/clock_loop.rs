@@ -32,6 +32,7 @@ pub async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     let mut bells = engine.queue.bells();
     let mut clock = Clock { engine: &engine, swept: None, forgot: Instant::now(), full: Vec::new() };
     while !stop.is_cancelled() {
+        engine.ticks();
         // Registered before looking, so that a bell between the look and the sleep is heard.
         let bell = engine.clock_bell().notified();
         tokio::pin!(bell);

@@ -23,13 +23,44 @@ struct Args {
     /// Where the HTTP API listens. Beyond this machine only with a token.
     #[arg(long, value_name = "HOST:PORT", env = "DURABLE_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// What clients of the API have to bring, as Authorization: Bearer TOKEN.
+    /// What clients of the API have to bring, as Authorization: Bearer TOKEN. Rather set the variable: arguments can be read by
+    /// everybody on this machine.
     #[arg(long, value_name = "TOKEN", env = "DURABLE_API_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// Another name of this machine, by which clients without a token may call it.
+    #[arg(long = "host", value_name = "NAME", env = "DURABLE_HOSTS", value_delimiter = ',')]
+    hosts: Vec<String>,
+    /// The largest body of a callback's request, such as 512KiB or 4MiB.
+    #[arg(long, value_name = "SIZE", env = "DURABLE_CALLBACK_LIMIT", default_value = "1MiB", value_parser = callback_limit)]
+    callback_limit: usize,
+    /// How many connections there may be; by default half of the files that the system lets this process open.
+    #[arg(long, value_name = "N", env = "DURABLE_CONNECTIONS", value_parser = clap::value_parser!(u32).range(8..))]
+    connections: Option<u32>,
     #[command(flatten)]
     servers: Servers,
     #[command(flatten)]
     logging: Logging,
+}
+
+fn callback_limit(text: &str) -> Result<usize, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        _ => return Err("a size such as 512KiB or 4MiB is wanted".into()),
+    };
+    let size = number.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
+    match size {
+        Some(size) if (1024..=api::MAX_BODY).contains(&size) => Ok(size),
+        Some(_) => Err(format!("from 1KiB to {}MiB are possible", api::MAX_BODY >> 20)),
+        None => Err("a size such as 512KiB or 4MiB is wanted".into()),
+    }
+}
+
+/// Connections that a process takes: the rest of its files is for the database, Redis and itself.
+fn connections() -> usize {
+    (durable_process::open_files() / 2).clamp(8, 4096)
 }
 
 /// Runs it.
@@ -49,6 +80,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
             args.listen
         )));
     }
+    let serving = api::Serving {
+        access: api::Access { token: token.map(Arc::from), hosts: args.hosts.into() },
+        callback_limit: args.callback_limit,
+        connections: args.connections.map_or_else(connections, |most| most as usize),
+    };
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", args.listen))?;
@@ -65,7 +101,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut tasks = JoinSet::new();
     tasks.spawn(clock_loop::run(engine.clone(), stop.clone()));
     tasks.spawn(foreign::run(engine.clone(), stop.clone()));
-    api::serve(engine, listener, token, stop.clone()).await?;
+    api::serve(engine, listener, serving, stop.clone()).await?;
     stop.cancel();
     tasks.join_all().await;
     tracing::info!("stopped");

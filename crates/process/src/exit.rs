@@ -96,6 +96,9 @@ fn code(error: &anyhow::Error) -> u8 {
 
 /// Runs a program's future to its end, on a runtime of its own.
 pub fn run_program(program: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    for warning in crate::secrets::warnings(std::env::args()) {
+        eprintln!("{warning}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&error.into()),

@@ -241,7 +241,8 @@ pub(crate) async fn workflows(args: args::Workflows) -> anyhow::Result<ExitCode>
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let all: Vec<Deployed> = open_existing(&args.target.store).await?.read(deployed::list).await?;
+    let all: Vec<Deployed> =
+        open_existing(&args.target.store).await?.read(|conn| deployed::list(conn, 0, i64::MAX)).await?;
     if args.json {
         line(json!(all));
         return Ok(ExitCode::SUCCESS);

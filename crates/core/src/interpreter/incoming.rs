@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     calendar, exception,
     refusal::{Refusal, index, key, shortened},
-    value::{MAX_DEPTH, TAG, too_deep},
+    value::{MAX_DEPTH, MAX_PARTS, TAG, too_deep},
 };
 use crate::model::Json;
 
@@ -19,9 +19,31 @@ pub fn from_json(value: &Value) -> Result<MontyObject, Refusal> {
     decode(value, Place { depth: 0, hashed: false })
 }
 
-/// Whether the sandbox can take a value; the text is one that may come from outside.
+/// Whether the sandbox can take a value; the text is one that may come from outside. It is measured before it is built.
 pub fn check(json: &Json) -> Result<(), Refusal> {
+    count(json.0.as_bytes())?;
     from_json(&parse(&json.0)?).map(drop)
+}
+
+/// How many values a text of JSON holds, names in objects counted with them. Refused are more than [`MAX_PARTS`]: in memory
+/// each costs some hundred times what it takes in the text. Nothing is built; what is no JSON is counted too.
+pub fn count(json: &[u8]) -> Result<usize, Refusal> {
+    let (mut parts, mut text, mut escaped) = (1, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if text => escaped = true,
+            b'"' => text = !text,
+            b',' | b':' | b'[' | b'{' if !text => parts += 1,
+            _ => {}
+        }
+    }
+    if parts > MAX_PARTS {
+        let text =
+            format!("it holds {parts} values, and at most {MAX_PARTS} are taken: pack them, or keep them in a file");
+        return Err(Refusal::new(text));
+    }
+    Ok(parts)
 }
 
 /// A text as JSON, or why it is none.
@@ -86,10 +108,18 @@ fn decode(value: &Value, place: Place) -> Result<MontyObject, Refusal> {
     })
 }
 
+/// How many digits an integer may have where it comes in.
+const MAX_INT_DIGITS: usize = 100_000;
+
 fn decode_number(text: &str) -> Result<MontyObject, Refusal> {
     let bad = || Refusal::new(format!("{} is not a number", shortened(text)));
     if text.contains(['.', 'e', 'E']) {
         return text.parse().map(MontyObject::float).map_err(|_| bad());
+    }
+    // Reading digits takes the square of their number.
+    if text.len() > MAX_INT_DIGITS {
+        let seen = text.len();
+        return Err(Refusal::new(format!("an integer of {seen} digits: at most {MAX_INT_DIGITS} are taken")));
     }
     match text.parse::<i64>() {
         Ok(int) => Ok(MontyObject::int(int)),
@@ -371,4 +401,34 @@ fn instance(class: &str, attrs: Vec<(MontyObject, MontyObject)>) -> MontyObject 
     let kind = MontyObject::class_type(class, MontyUuid::from_random_bytes(class_id), true, true, []);
     let id = MontyUuid::from_random_bytes(*uuid::Uuid::new_v4().as_bytes());
     MontyObject::class_instance(kind, id, attrs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_as_they_would_be_built() {
+        for (text, parts) in [
+            ("1", 1),
+            (r#""a,b:[{""#, 1),
+            (r#""a\",[\\""#, 1),
+            ("[1, 2, 3]", 4),
+            (r#"{"a": 1, "b": [2, {"c": 3}]}"#, 9),
+        ] {
+            let counted = count(text.as_bytes()).unwrap();
+            assert!(counted == parts, "{text}: {counted}");
+        }
+        let many = Json(format!("[0{}]", ",0".repeat(MAX_PARTS)));
+        let refused = check(&many).unwrap_err().to_string();
+        assert!(refused.contains("at most 1048576 are taken"), "{refused}");
+        assert!(check(&Json(format!("[0{}]", ",0".repeat(1000)))).is_ok());
+    }
+
+    #[test]
+    fn an_integer_that_would_take_minutes_to_read_is_refused() {
+        assert!(check(&Json("9".repeat(MAX_INT_DIGITS))).is_ok());
+        let refused = check(&Json("9".repeat(30 << 20))).unwrap_err().to_string();
+        assert!(refused.contains("digits"), "{refused}");
+    }
 }

@@ -35,7 +35,7 @@ use super::{calendar, refusal};
 use monty_types::unstable::{MontyNode, NodeId};
 
 pub use super::{
-    incoming::{check, from_json, not_json, parse},
+    incoming::{check, count, from_json, not_json, parse},
     refusal::Refusal,
 };
 
@@ -44,6 +44,9 @@ pub const MAX_DEPTH: usize = 100;
 
 /// How large a value may become, in bytes of JSON. Shared parts count each time they appear.
 pub const MAX_BYTES: usize = 256 << 20;
+
+/// How many values one may be made of where it comes in, however short they are.
+pub const MAX_PARTS: usize = 1 << 20;
 
 /// The key that marks a tagged object.
 pub(super) const TAG: &str = "$py";

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use durable_queue::{Bell, Queue, QueueError};
@@ -196,6 +196,8 @@ pub struct Engine {
     bell: Notify,
     /// Whether this process has a clock loop; otherwise others are told.
     has_clock: AtomicBool,
+    /// When the clock loop came round last.
+    ticked: Mutex<Option<Instant>>,
 }
 
 /// The longest that a clock loop sleeps: another process may have made something due that nobody here
@@ -225,6 +227,7 @@ impl Engine {
             hot: Mutex::default(),
             bell: Notify::new(),
             has_clock: AtomicBool::new(false),
+            ticked: Mutex::default(),
         }
     }
 
@@ -269,6 +272,16 @@ impl Engine {
     pub fn clock_bell(&self) -> &Notify {
         self.has_clock.store(true, Ordering::Relaxed);
         &self.bell
+    }
+
+    /// For the clock loop: it has come round.
+    pub fn ticks(&self) {
+        *self.ticked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// How long ago the clock loop came round; none before its first time.
+    pub fn since_tick(&self) -> Option<Duration> {
+        self.ticked.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 
     /// Keeps a compiled workflow at hand.

@@ -4,7 +4,7 @@ use super::{Engine, OrchestrationError, children::AT_ONCE};
 use crate::{
     id::ExecutionId,
     model::Execution,
-    store::{DbConnection, StoreError, control},
+    store::{DbConnection, StoreError, control, executions},
     time::Timestamp,
 };
 
@@ -33,7 +33,7 @@ async fn change(
             return Ok(Some(before));
         }
         to(conn, &key, now)?;
-        control::lock(conn, &key)
+        executions::get(conn, &key)
     });
     let execution = done.await?.ok_or_else(|| OrchestrationError::NotFound(id.clone()))?;
     if execution.status.is_final() {

@@ -15,8 +15,8 @@ pub use super::{
         retry, work,
     },
     record::{
-        Identity, Past, Recorded, arguments, attempt_number, attempts, cancelled_among, last_delivery_before, list,
-        list_with_status, past, recorded, shown, was_cancelled_last, workers_of,
+        Identity, Past, Recorded, arguments, attempt_number, attempts, cancelled_among, first_with_status,
+        last_delivery_before, list, list_with_status, past, recorded, shown, was_cancelled_last, workers_of,
     },
 };
 

@@ -73,13 +73,18 @@ impl fmt::Display for DatabaseUrl {
     }
 }
 
+/// What stands where parameters may stand, in a URL or in the form `host=… password=…`.
+fn named_passwords(text: &str) -> impl Iterator<Item = &str> {
+    let parameters = text.split(['?', '&', ' ']);
+    let values = parameters.filter_map(|part| part.split_once('=').filter(|(name, _)| name.ends_with("password")));
+    values.map(|(_, password)| password).filter(|password| !password.is_empty())
+}
+
 /// The passwords in a URL: before the host, or as a parameter.
 fn passwords(url: &str) -> Vec<&str> {
     let login = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(login, _)| login);
     let before = login.and_then(|login| login.split_once(':')).map(|(_, password)| password);
-    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters).split('&');
-    let named = parameters.filter_map(|parameter| parameter.strip_prefix("password="));
-    before.into_iter().chain(named).filter(|password| !password.is_empty()).collect()
+    before.into_iter().filter(|password| !password.is_empty()).chain(named_passwords(url)).collect()
 }
 
 /// A text, such as what a server says, without the passwords of a URL.
@@ -87,18 +92,19 @@ fn hide(text: &str, url: &str) -> String {
     passwords(url).into_iter().fold(text.to_owned(), |text, password| text.replace(password, "***"))
 }
 
+/// A URL without its passwords; one that is malformed is not believed to have them in their place.
 fn without_password(url: &str) -> String {
     // Where it stands, so that one which is also the user's name hides only itself.
-    let hidden = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let (login, host) = rest.rsplit_once('@')?;
-        let (user, _) = login.split_once(':')?;
-        Some(format!("{scheme}://{user}:***@{host}"))
+    let hidden = match url.split_once("://") {
+        Some((scheme, rest)) => rest.rsplit_once('@').and_then(|(login, host)| {
+            let (user, _) = login.split_once(':')?;
+            Some(format!("{scheme}://{user}:***@{host}"))
+        }),
+        None => url.rsplit_once('@').map(|(_, host)| format!("***@{host}")),
     };
-    let url = hidden().unwrap_or_else(|| url.to_owned());
-    let named = url.split_once('?').map_or("", |(_, parameters)| parameters).split('&');
-    let named: Vec<&str> = named.filter(|parameter| parameter.starts_with("password=")).collect();
-    named.into_iter().fold(url.clone(), |url, parameter| url.replace(parameter, "password=***"))
+    let shown = hidden.unwrap_or_else(|| url.to_owned());
+    let named: Vec<String> = named_passwords(&shown).map(|password| format!("password={password}")).collect();
+    named.into_iter().fold(shown, |shown, named| shown.replace(&named, "password=***"))
 }
 
 impl DatabaseUrl {
@@ -195,6 +201,10 @@ mod tests {
         let url: DatabaseUrl = "postgres://host/db?password=s3cret&user=x".parse().unwrap();
         assert_eq!(url.to_string(), "postgres://host/db?password=***&user=x");
         assert_eq!(hide("invalid token: \"p%zz\"", "postgres://me:p%zz@h/d"), "invalid token: \"***\"");
-        assert!(!"mysql://me:secret@h/d".parse::<DatabaseUrl>().unwrap_err().to_string().contains("secret"));
+        for bad in
+            ["mysql://me:secret@h/d", "postgres//me:secret@h/d", "postgres:/me:secret@h/d", "host=h password=secret"]
+        {
+            assert!(!bad.parse::<DatabaseUrl>().unwrap_err().to_string().contains("secret"), "{bad}");
+        }
     }
 }

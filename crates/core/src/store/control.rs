@@ -27,11 +27,11 @@ fn text(status: ExecutionStatus) -> AsExprOf<&'static str, Text> {
     status.as_str().into_sql::<Text>()
 }
 
-/// Locks an execution until the transaction ends; then it as it is. None when there is none.
+/// Locks an execution until the transaction ends; then it as it is, without what may be large. None when there is none.
 pub fn lock(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Execution>, StoreError> {
     let row = table::table.find(id.as_str());
     let found = diesel::update(row).set(table::suspension.eq(table::suspension)).execute(conn)?;
-    if found == 0 { Ok(None) } else { executions::get(conn, id) }
+    if found == 0 { Ok(None) } else { executions::brief(conn, id) }
 }
 
 /// Notes that somebody wants a locked execution cancelled, unless somebody did before.
@@ -331,7 +331,9 @@ fn revive_child(
     let Some(child) = lock(conn, &id)? else { return Ok(None) };
     match child.status {
         ExecutionStatus::Failed | ExecutionStatus::Cancelled => revive(conn, &child, now).map(|_| None),
-        ExecutionStatus::Completed => Ok(child.output.map(|output| output.0)),
+        ExecutionStatus::Completed => {
+            Ok(executions::get(conn, &id)?.and_then(|child| child.output).map(|output| output.0))
+        }
         _ => Ok(None),
     }
 }

@@ -4,12 +4,13 @@ use diesel::{
     BoolExpressionMethods, ExpressionMethods, IntoSql, NullableExpressionMethods, OptionalExtension, QueryDsl,
     RunQueryDsl, SelectableHelper,
     dsl::{case_when, sql},
+    expression::SqlLiteral,
     sql_types::{BigInt, Bool, Nullable, Text},
 };
 
 use super::{
     DbConnection, StoreError, calls,
-    rows::{self, ExecutionRow, failure_text},
+    rows::{self, ExecutionRow, Large, failure_text},
     schema::{executions, origins, sources},
 };
 use crate::{
@@ -73,7 +74,7 @@ pub fn keep_source(conn: &mut DbConnection, hash: &str, code: &str) -> Result<()
 
 /// Inserts an execution; false when one of that id is there already, which is left as it is.
 pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, StoreError> {
-    if get(conn, &new.id)?.is_some() {
+    if brief(conn, &new.id)?.is_some() {
         return Ok(false);
     }
     keep_source(conn, &new.source_hash, &new.source)?;
@@ -107,14 +108,33 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
     Ok(true)
 }
 
-/// One execution, if there is one of that id.
+/// One execution, if there is one of that id, with all that it shows.
 pub fn get(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Execution>, StoreError> {
-    let row =
-        executions::table.find(id.as_str()).select(ExecutionRow::as_select()).first::<ExecutionRow>(conn).optional()?;
+    let large = (executions::output, executions::error, executions::progress);
+    let row: Option<(ExecutionRow, Large)> =
+        executions::table.find(id.as_str()).select((ExecutionRow::as_select(), large)).first(conn).optional()?;
+    row.map(|(row, large)| row.with(large)).transpose()
+}
+
+/// The same without output, error and progress, which may be large: for whoever moves it on.
+pub fn brief(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Execution>, StoreError> {
+    let row: Option<ExecutionRow> =
+        executions::table.find(id.as_str()).select(ExecutionRow::as_select()).first(conn).optional()?;
     row.map(Execution::try_from).transpose()
 }
 
-/// The newest executions, at most `limit`.
+/// What a list shows of columns that may be large: they are left out where they are longer than 4 KiB. A length is told
+/// without reading the value.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn short() -> _ {
+    let output: SqlLiteral<Nullable<Text>> =
+        sql("CASE WHEN octet_length(executions.output) <= 4096 THEN executions.output END");
+    let progress: SqlLiteral<Nullable<Text>> =
+        sql("CASE WHEN octet_length(executions.progress) <= 4096 THEN executions.progress END");
+    (output, executions::error, progress)
+}
+
+/// The newest executions, at most `limit`, without large outputs and progress.
 pub fn list(
     conn: &mut DbConnection,
     status: Option<ExecutionStatus>,
@@ -123,16 +143,16 @@ pub fn list(
     let newest = executions::table
         .order((executions::created_at.desc(), executions::id.desc()))
         .limit(limit)
-        .select(ExecutionRow::as_select());
-    let rows: Vec<ExecutionRow> = match status {
+        .select((ExecutionRow::as_select(), short()));
+    let rows: Vec<(ExecutionRow, Large)> = match status {
         Some(status) => newest.filter(executions::status.eq(status.as_str())).load(conn)?,
         None => newest.load(conn)?,
     };
-    rows.into_iter().map(Execution::try_from).collect()
+    rows.into_iter().map(|(row, large)| row.with(large)).collect()
 }
 
 /// A part of the newest executions, at most `limit`: those after the one that `after` names, as a former part gave it.
-/// None when it names none.
+/// None when it names none. Large outputs and progress are left out, as in [`list`].
 pub fn page(
     conn: &mut DbConnection,
     status: Option<ExecutionStatus>,
@@ -142,7 +162,7 @@ pub fn page(
     let mut newest = executions::table
         .order((executions::created_at.desc(), executions::id.desc()))
         .limit(limit)
-        .select(ExecutionRow::as_select())
+        .select((ExecutionRow::as_select(), short()))
         .into_boxed();
     if let Some(status) = status {
         newest = newest.filter(executions::status.eq(status.as_str()));
@@ -154,8 +174,8 @@ pub fn page(
         // The first bound is what the index is looked up by.
         newest = newest.filter(executions::created_at.le(at)).filter(executions::created_at.lt(at).or(older));
     }
-    let rows: Vec<ExecutionRow> = newest.load(conn)?;
-    let items: Vec<Execution> = rows.into_iter().map(Execution::try_from).collect::<Result<_, _>>()?;
+    let rows: Vec<(ExecutionRow, Large)> = newest.load(conn)?;
+    let items: Vec<Execution> = rows.into_iter().map(|(row, large)| row.with(large)).collect::<Result<_, _>>()?;
     let full = usize::try_from(limit).is_ok_and(|limit| items.len() >= limit);
     let last = items.last().filter(|_| full);
     let next = last.map(|last| format!("{}.{}", last.created_at.0, last.id));
@@ -265,7 +285,7 @@ pub fn claim_at(
 /// What the winner of a claim may work with.
 pub fn won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError> {
     let gone = || StoreError::Inconsistent(format!("execution {id} has no origin"));
-    let execution = get(conn, id)?.ok_or_else(gone)?;
+    let execution = brief(conn, id)?.ok_or_else(gone)?;
     let snapshot: (Option<Vec<u8>>, Option<String>) =
         executions::table.find(id.as_str()).select((executions::snapshot, executions::snapshot_format)).first(conn)?;
     type Origin = (String, Option<String>, i64, Option<Vec<u8>>, Option<String>, Option<String>);

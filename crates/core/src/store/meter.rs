@@ -23,6 +23,12 @@ pub fn transactions(conn: &mut DbConnection) -> Result<i64, StoreError> {
     }
 }
 
+/// That the database answers.
+pub fn answers(conn: &mut DbConnection) -> Result<(), StoreError> {
+    diesel::sql_query("SELECT 1").execute(conn)?;
+    Ok(())
+}
+
 /// The database's own time; none where it has none of its own, because it runs inside this process.
 pub fn now(conn: &mut DbConnection) -> Result<Option<Timestamp>, StoreError> {
     match conn {

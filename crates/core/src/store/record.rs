@@ -44,10 +44,21 @@ pub fn list_with_status(
     execution: &ExecutionId,
     status: CallStatus,
 ) -> Result<Vec<Call>, StoreError> {
+    first_with_status(conn, execution, status, i64::MAX)
+}
+
+/// The first of them, at most `limit`.
+pub fn first_with_status(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    status: CallStatus,
+    limit: i64,
+) -> Result<Vec<Call>, StoreError> {
     let rows: Vec<CallRow> = calls::table
         .filter(calls::execution_id.eq(execution.as_str()))
         .filter(calls::status.eq(status.as_str()))
         .order(calls::call_id)
+        .limit(limit)
         .select(CallRow::as_select())
         .load(conn)?;
     rows.into_iter().map(Call::try_from).collect()

@@ -43,8 +43,6 @@ pub(super) struct ExecutionRow {
     claimed_by: Option<String>,
     runner: Option<String>,
     due_at: Option<i64>,
-    output: Option<String>,
-    error: Option<String>,
     created_at: i64,
     started_at: Option<i64>,
     updated_at: i64,
@@ -55,7 +53,19 @@ pub(super) struct ExecutionRow {
     deadline_at: Option<i64>,
     parent_execution_id: Option<String>,
     parent_call_id: Option<i64>,
-    progress: Option<String>,
+}
+
+/// Output, error and progress of an execution, which may be large: read only for whoever shows them.
+pub(super) type Large = (Option<String>, Option<String>, Option<String>);
+
+impl ExecutionRow {
+    pub(super) fn with(self, (output, error, progress): Large) -> Result<Execution, StoreError> {
+        let mut execution = Execution::try_from(self)?;
+        execution.output = output.map(Json);
+        execution.error = error.as_deref().map(failure).transpose()?;
+        execution.progress = progress.map(Json);
+        Ok(execution)
+    }
 }
 
 impl TryFrom<ExecutionRow> for Execution {
@@ -73,8 +83,8 @@ impl TryFrom<ExecutionRow> for Execution {
             claimed_by: row.claimed_by.map(WorkerId),
             runner: row.runner.map(WorkerId),
             due_at: row.due_at.map(Timestamp),
-            output: row.output.map(Json),
-            error: row.error.as_deref().map(failure).transpose()?,
+            output: None,
+            error: None,
             created_at: Timestamp(row.created_at),
             started_at: row.started_at.map(Timestamp),
             updated_at: Timestamp(row.updated_at),
@@ -87,7 +97,7 @@ impl TryFrom<ExecutionRow> for Execution {
                 (Some(id), Some(call)) => Some(Parent { execution_id: parse(&id)?, call_id: call_id(call)? }),
                 _ => None,
             },
-            progress: row.progress.map(Json),
+            progress: None,
         })
     }
 }

@@ -111,12 +111,19 @@ pub fn untaken(conn: &mut DbConnection, execution: &ExecutionId) -> Result<BTree
     Ok(counts)
 }
 
-/// Everything that was sent to an execution, in order.
-pub fn list(conn: &mut DbConnection, execution: &ExecutionId) -> Result<Vec<Signal>, StoreError> {
+/// What was sent to an execution, in order: at most `limit`, without the first `after`.
+pub fn list(
+    conn: &mut DbConnection,
+    execution: &ExecutionId,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Signal>, StoreError> {
     type Row = (String, String, i64, Option<i64>);
     let rows: Vec<Row> = signals::table
         .filter(signals::execution_id.eq(execution.as_str()))
         .order(signals::id)
+        .offset(after)
+        .limit(limit)
         .select((signals::name, signals::payload, signals::sent_at, signals::call_id))
         .load(conn)?;
     rows.into_iter()

@@ -1,6 +1,6 @@
 //! Earlier states of executions, where the policy keeps them: what `fork` starts from.
 
-use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, dsl::sql, sql_types::BigInt};
 
 use super::{
     DbConnection, StoreError,
@@ -71,13 +71,26 @@ pub fn get(conn: &mut DbConnection, id: &ExecutionId, suspension: i64) -> Result
 }
 
 /// Which pauses of an execution are kept: number, size, time.
-pub fn list(conn: &mut DbConnection, id: &ExecutionId) -> Result<Vec<(i64, usize, Timestamp)>, StoreError> {
-    let rows: Vec<(i64, Vec<u8>, i64)> = snapshots::table
+pub fn list(conn: &mut DbConnection, id: &ExecutionId) -> Result<Vec<(i64, i64, Timestamp)>, StoreError> {
+    page(conn, id, -1, i64::MAX)
+}
+
+/// A part of them, at most `limit`: those after the pause `after`. The states themselves are not read.
+pub fn page(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<(i64, i64, Timestamp)>, StoreError> {
+    let bytes = sql::<BigInt>("CAST(octet_length(snapshots.snapshot) AS BIGINT)");
+    let rows: Vec<(i64, i64, i64)> = snapshots::table
         .filter(snapshots::execution_id.eq(id.as_str()))
+        .filter(snapshots::suspension.gt(after))
         .order(snapshots::suspension)
-        .select((snapshots::suspension, snapshots::snapshot, snapshots::created_at))
+        .limit(limit)
+        .select((snapshots::suspension, bytes, snapshots::created_at))
         .load(conn)?;
-    Ok(rows.into_iter().map(|(number, bytes, at)| (number, bytes.len(), Timestamp(at))).collect())
+    Ok(rows.into_iter().map(|(number, bytes, at)| (number, bytes, Timestamp(at))).collect())
 }
 
 /// Drops kept states that are older than `before`; answers how many.

@@ -63,10 +63,12 @@ pub fn newest(conn: &mut DbConnection, name: &str) -> Result<Option<Deployed>, S
     Ok(row.map(deployed))
 }
 
-/// All versions of all names, the newest of each first.
-pub fn list(conn: &mut DbConnection) -> Result<Vec<Deployed>, StoreError> {
+/// All versions of all names, the newest of each first: at most `limit`, without the first `after`.
+pub fn list(conn: &mut DbConnection, after: i64, limit: i64) -> Result<Vec<Deployed>, StoreError> {
     let rows: Vec<Row> = workflows::table
         .order((workflows::name, workflows::version.desc()))
+        .offset(after)
+        .limit(limit)
         .select(workflows::all_columns)
         .load(conn)?;
     Ok(rows.into_iter().map(deployed).collect())

@@ -232,3 +232,30 @@ async fn an_execution_that_a_dead_process_ran_is_adopted_by_one() {
         assert_eq!(rig.status(&id, CallId(0)).await, durable_core::model::CallStatus::Pending);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_columns_are_left_out_for_whoever_does_not_show_them() {
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let (small, large) = (
+            rig.start("async def main():\n    return 'x'\n").await,
+            rig.start("async def main():\n    return 'x' * 5000\n").await,
+        );
+        let ids = (small.clone(), large.clone());
+        let seen = rig.engine.db.read(move |conn| {
+            let listed = executions::list(conn, None, 10)?;
+            let page = executions::page(conn, None, None, 10)?.map(|page| page.items).unwrap_or_default();
+            let output = |all: &[durable_core::model::Execution], id: &ExecutionId| {
+                all.iter().find(|one| one.id == *id).unwrap().output.clone()
+            };
+            let short = (output(&listed, &ids.0), output(&page, &ids.0));
+            let left_out = (output(&listed, &ids.1), output(&page, &ids.1));
+            let brief = executions::brief(conn, &ids.0)?.unwrap();
+            let whole = executions::get(conn, &ids.1)?.unwrap();
+            Ok((short, left_out, (brief.status, brief.output), whole.output.map(|output| output.0.len())))
+        });
+        let x = Some(Json("\"x\"".into()));
+        let wanted = ((x.clone(), x), (None, None), (ExecutionStatus::Completed, None), Some(5002));
+        assert_eq!(seen.await.unwrap(), wanted, "{kind}");
+    }
+}

@@ -1,18 +1,20 @@
 //! Errors as clients see them: `{"error": {"type", "message"}}` and the status that belongs to it.
 
+use std::{
+    fmt::Display,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
 use axum::{
     Json,
-    body::Bytes,
-    extract::{
-        FromRequest, Request,
-        rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
-    },
-    http::StatusCode,
+    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use durable_core::{interpreter::CompileError, orchestrator::OrchestrationError, store::StoreError};
-use serde::de::DeserializeOwned;
 use serde_json::json;
+
+use super::body::Sender;
 
 /// Why a request was not done. Nothing was changed by it.
 #[derive(Debug)]
@@ -52,12 +54,30 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
-    fn too_large() -> Self {
+    pub(crate) fn forbidden(message: impl ToString) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    pub(crate) fn too_large(most: usize, sender: Sender) -> Self {
+        let most = if most < 1 << 20 { format!("{} KiB", most >> 10) } else { format!("{} MiB", most >> 20) };
+        let more = match sender {
+            Sender::Client => "",
+            Sender::Callback => " (durable-orchestrator --callback-limit)",
+        };
         let message = format!(
-            "the request is larger than {} MiB: keep large data in files or an object store, and send its name",
-            super::MAX_BODY >> 20
+            "the request is larger than {most}{more}: keep large data in files or an object store, and send its name"
         );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    pub(crate) fn slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the rest of the request did not come in time")
+    }
+
+    pub(crate) fn no_json() -> Self {
+        let message =
+            "say that the body is JSON: Content-Type: application/json; without a body, that or X-Requested-With";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     }
 
     pub(crate) fn unauthorized() -> Self {
@@ -69,21 +89,43 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if self.status.is_server_error() {
-            tracing::warn!(status = self.status.as_u16(), error = self.message, "a request failed");
+            tracing::debug!(status = self.status.as_u16(), error = self.message, "a request failed");
         }
-        (self.status, Json(json!({"error": {"type": self.kind, "message": self.message}}))).into_response()
+        let said = Json(json!({"error": {"type": self.kind, "message": self.message}}));
+        let mut answer = (self.status, said).into_response();
+        if self.status == StatusCode::REQUEST_TIMEOUT {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 }
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        if error.is_passing() { Self::unavailable(error) } else { Self::internal(error) }
+        match error.is_passing() || matches!(error, StoreError::WriterGone) {
+            true => Self::away("the database", &error),
+            false => Self::broken(&error),
+        }
     }
 }
 
 impl ApiError {
-    fn internal(error: impl ToString) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error)
+    /// What a server says is for those who run it, not for its clients: names of hosts, users and tables.
+    fn hidden(status: StatusCode, kind: &'static str, sentence: &str, cause: &dyn Display) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let id = format!("{:x}", since.as_micros());
+        tracing::warn!(error.id = id, %cause, "{sentence}");
+        Self::new(status, kind, format!("{sentence} (error {id}: its cause is in the orchestrator's log)"))
+    }
+
+    fn away(what: &str, cause: &dyn Display) -> Self {
+        let sentence = format!("{what} is unavailable: try again later");
+        Self::hidden(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &sentence, cause)
+    }
+
+    /// Something that should not have happened.
+    pub(crate) fn broken(cause: &dyn Display) -> Self {
+        Self::hidden(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be done", cause)
     }
 }
 
@@ -91,7 +133,7 @@ impl From<OrchestrationError> for ApiError {
     fn from(error: OrchestrationError) -> Self {
         match error {
             OrchestrationError::Store(error) => error.into(),
-            OrchestrationError::Queue(error) => Self::unavailable(error),
+            OrchestrationError::Queue(error) => Self::away("the queue", &error),
             OrchestrationError::NotFound(_) => Self::not_found(error),
             OrchestrationError::IdTaken(_)
             | OrchestrationError::OtherInputs(_)
@@ -102,7 +144,7 @@ impl From<OrchestrationError> for ApiError {
             | OrchestrationError::Busy(_)
             | OrchestrationError::Exists { .. } => Self::conflict(error),
             OrchestrationError::Input(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_inputs", error),
-            OrchestrationError::Advance { .. } | OrchestrationError::Compile { .. } => Self::internal(error),
+            OrchestrationError::Advance { .. } | OrchestrationError::Compile { .. } => Self::broken(&error),
         }
     }
 }
@@ -113,51 +155,8 @@ impl From<CompileError> for ApiError {
     }
 }
 
-/// A request's JSON; what is wrong with it is told in our form.
-pub(crate) struct Body<T>(pub(crate) T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match Json::from_request(request, state).await {
-            Ok(Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(rejection.into()),
-        }
-    }
-}
-
-/// What a request asks for beside its address; a request without a body asks for nothing.
-pub(crate) struct Wish<T>(pub(crate) T);
-
-impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Wish<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(ApiError::from)?;
-        if bytes.is_empty() {
-            return Ok(Self(T::default()));
-        }
-        let wish: Option<T> = Json::from_bytes(&bytes)?.0;
-        Ok(Self(wish.unwrap_or_default()))
-    }
-}
-
-impl From<BytesRejection> for ApiError {
-    fn from(rejection: BytesRejection) -> Self {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Self::too_large()
-        } else {
-            Self::bad(rejection.body_text())
-        }
-    }
-}
-
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            return Self::too_large();
-        }
         let text = rejection.body_text();
         if text.contains("recursion limit exceeded") {
             let most = durable_core::interpreter::value::MAX_DEPTH;

@@ -24,12 +24,15 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Api,
-    answer::{ApiError, Body, Wish},
+    answer::ApiError,
+    body::{Body, Wish, checked},
     executions::{self, Code, Workflow},
+    guard::check_name,
+    views::{PartQuery, exists},
 };
 
 /// Whoever has won a claim advances; the client does not wait for it.
-fn go_on(api: &Api, claimed: Option<Claimed>) {
+pub(super) fn go_on(api: &Api, claimed: Option<Claimed>) {
     let Some(claimed) = claimed else { return };
     let engine = api.engine.clone();
     tokio::spawn(async move {
@@ -172,12 +175,12 @@ pub(crate) async fn signal(
     query: Result<Query<SignalQuery>, QueryRejection>,
     Body(payload): Body<Value>,
 ) -> Result<Json<Value>, ApiError> {
-    executions::check(&payload)?;
-    if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
-        return Err(ApiError::bad("a signal's name has 1 to 200 bytes, none of them a control character"));
+    check_name("a signal's name", &name)?;
+    let (execution, key) = (id(&execution)?, query?.0.key);
+    if let Some(key) = &key {
+        check_name("a signal's key", key)?;
     }
-    let signalling =
-        Signalling { execution: id(&execution)?, name, payload: JsonText::from(&payload), key: query?.0.key };
+    let signalling = Signalling { execution, name, payload: checked(payload).await?, key };
     Ok(Json(json!({"status": match send_signal(&api.engine, signalling).await? {
         Sent::Taken(claimed) => {
             go_on(&api, claimed);
@@ -188,24 +191,26 @@ pub(crate) async fn signal(
     }})))
 }
 
-/// `GET /executions/{id}/signals`: what was sent to it.
+/// `GET /executions/{id}/signals?after=&limit=`: what was sent to it, without the first `after`.
 pub(crate) async fn list_signals(
     State(api): State<Api>,
     Path(execution): Path<String>,
+    query: Result<Query<PartQuery>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let id = id(&execution)?;
-    start::find(&api.engine, &id).await?;
-    Ok(Json(json!(api.engine.db.read(move |conn| signals::list(conn, &id)).await?)))
+    let (id, (after, limit)) = (id(&execution)?, query?.0.bounds(0)?);
+    exists(&api, &id).await?;
+    Ok(Json(json!(api.engine.db.read(move |conn| signals::list(conn, &id, after, limit)).await?)))
 }
 
-/// `GET /executions/{id}/snapshots`: the states that are kept, by pause.
+/// `GET /executions/{id}/snapshots?after=&limit=`: the states that are kept, by pause.
 pub(crate) async fn list_snapshots(
     State(api): State<Api>,
     Path(execution): Path<String>,
+    query: Result<Query<PartQuery>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let id = id(&execution)?;
-    start::find(&api.engine, &id).await?;
-    let kept = api.engine.db.read(move |conn| snapshots::list(conn, &id)).await?;
+    let (id, (after, limit)) = (id(&execution)?, query?.0.bounds(-1)?);
+    exists(&api, &id).await?;
+    let kept = api.engine.db.read(move |conn| snapshots::page(conn, &id, after, limit)).await?;
     let shown = kept.into_iter().map(|(pause, bytes, at)| json!({"pause": pause, "bytes": bytes, "created_at": at}));
     Ok(Json(shown.collect()))
 }
@@ -227,9 +232,7 @@ pub(crate) async fn deploy(
     Body(request): Body<DeployRequest>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let DeployRequest { name, file, source, files } = request;
-    if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
-        return Err(ApiError::bad("a workflow's name has 1 to 200 bytes, none of them a control character"));
-    }
+    check_name("a workflow's name", &name)?;
     let (program, files) = executions::compile(Code { name: file, source, files }).await?;
     let now = api.engine.now();
     let deployed = api.engine.db.write(move |conn| workflows::deploy(conn, &name, (&program, &files), now)).await?;
@@ -237,7 +240,11 @@ pub(crate) async fn deploy(
     Ok((status, Json(json!(deployed))))
 }
 
-/// `GET /workflows`: all versions of all names.
-pub(crate) async fn list_workflows(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
-    Ok(Json(json!(api.engine.db.read(workflows::list).await?)))
+/// `GET /workflows?after=&limit=`: all versions of all names, without the first `after`.
+pub(crate) async fn list_workflows(
+    State(api): State<Api>,
+    query: Result<Query<PartQuery>, QueryRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let (after, limit) = query?.0.bounds(0)?;
+    Ok(Json(json!(api.engine.db.read(move |conn| workflows::list(conn, after, limit)).await?)))
 }

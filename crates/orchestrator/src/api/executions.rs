@@ -1,34 +1,26 @@
-//! Executions: start one; complete a call from outside.
+//! Executions: start one.
 
 use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode},
 };
 use durable_core::{
     id::ExecutionId,
-    interpreter::{CompileError, Known, Program, children::is_beside, value::from_json},
-    model::{Failure, Files, Json as JsonText, Outcome},
-    orchestrator::{
-        claim::claim,
-        drive::drive,
-        settle::{Attempted, Retry, Settled, settle},
-        start,
-    },
-    retry::RetryPolicy,
-    store::{callbacks, executions, files, workflows},
+    interpreter::{CompileError, Known, Program, children::is_beside},
+    model::Files,
+    orchestrator::{claim::claim, drive::drive, start},
+    store::{executions, files, workflows},
     time::parse_duration,
 };
 use durable_queue::check_queue;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 
-use super::{
-    Api,
-    answer::{ApiError, Body},
-};
+use super::{Api, answer::ApiError, body::Body, guard::check_name};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +57,30 @@ pub(super) struct Workflow {
     files: Files,
 }
 
+/// The longest source of a workflow, in bytes: compiling takes some hundred times as much memory.
+const MAX_SOURCE: usize = 1 << 20;
+
+/// A source that is worth waiting for others, in bytes.
+const LONG_SOURCE: usize = 64 << 10;
+
+/// Long sources are compiled one after the other.
+static COMPILER: Semaphore = Semaphore::const_new(1);
+
+/// A source that is worth compiling.
+fn check_source(name: &str, source: &str) -> Result<(), ApiError> {
+    if source.contains('\0') {
+        let line = source.lines().position(|line| line.contains('\0')).unwrap_or_default() + 1;
+        return Err(ApiError::unprocessable(format!("{name}:{line}: the source holds a NUL character")));
+    }
+    if source.len() > MAX_SOURCE {
+        let (seen, most) = (source.len() >> 10, MAX_SOURCE >> 10);
+        let message =
+            format!("{name}: the source has {seen} KiB, and at most {most} KiB are taken: data belongs into inputs");
+        return Err(ApiError::unprocessable(message));
+    }
+    Ok(())
+}
+
 /// Compiles what a client submits; mistakes that can be seen are refused.
 pub(super) async fn compile(Code { name, source, files }: Code) -> Result<(Arc<Program>, Files), ApiError> {
     if let Some(wrong) = files.keys().find(|file| !is_beside(file)) {
@@ -72,6 +88,12 @@ pub(super) async fn compile(Code { name, source, files }: Code) -> Result<(Arc<P
             format!("files: {wrong:?} is no path of a file beside the workflow, such as child.py or jobs/child.py");
         return Err(ApiError::bad(message));
     }
+    check_name("a workflow's file name", &name)?;
+    for (name, source) in std::iter::once((&name, &source)).chain(&files) {
+        check_source(name, source)?;
+    }
+    let size: usize = source.len() + files.values().map(String::len).sum::<usize>();
+    let _turn = if size > LONG_SOURCE { COMPILER.acquire().await.ok() } else { None };
     let compile = move || {
         let known = Known { file: &|file| files.get(file).cloned(), ..Known::NOTHING };
         let program = Program::accept(&name, &source, &known)?;
@@ -102,6 +124,7 @@ pub(super) async fn find_workflow(api: &Api, Workflow { name, source, files }: W
     if !files.is_empty() {
         return Err(ApiError::bad("workflow: files go with a source; a deployed workflow has its own"));
     }
+    check_name("a workflow's name", &name)?;
     let key = name.clone();
     let found = api.engine.db.read(move |conn| {
         let Some(deployed) = workflows::newest(conn, &key)? else { return Ok(None) };
@@ -157,68 +180,4 @@ pub(crate) async fn start(
     }
     let status = if started.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(json!(started.execution))))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Completion {
-    #[serde(default)]
-    result: Value,
-}
-
-/// `POST /callbacks/{token}/complete`: `{"result": …}` is the call's result.
-pub(crate) async fn complete(
-    State(api): State<Api>,
-    Path(token): Path<String>,
-    Body(completion): Body<Completion>,
-) -> Result<Json<Value>, ApiError> {
-    check(&completion.result)?;
-    settle_callback(&api, token, Outcome::Completed(JsonText::from(&completion.result)), Retry::No).await
-}
-
-/// Refuses a value that no workflow could be given, before anything is recorded.
-pub(super) fn check(value: &Value) -> Result<(), ApiError> {
-    from_json(value).map(drop).map_err(ApiError::unprocessable)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct FailRequest {
-    #[serde(rename = "type", default = "runtime_error")]
-    kind: String,
-    message: String,
-    #[serde(default)]
-    retryable: bool,
-}
-
-fn runtime_error() -> String {
-    "RuntimeError".into()
-}
-
-/// `POST /callbacks/{token}/fail`: `{"type", "message", "retryable"}` is why this attempt failed.
-pub(crate) async fn fail(
-    State(api): State<Api>,
-    Path(token): Path<String>,
-    Body(request): Body<FailRequest>,
-) -> Result<Json<Value>, ApiError> {
-    let retry = if request.retryable { Retry::By(RetryPolicy::default()) } else { Retry::No };
-    settle_callback(&api, token, Outcome::Failed(Failure::new(request.kind, request.message)), retry).await
-}
-
-/// The first outcome stands; whoever comes later is told so.
-async fn settle_callback(api: &Api, token: String, outcome: Outcome, retry: Retry) -> Result<Json<Value>, ApiError> {
-    let engine = &api.engine;
-    let of = engine.db.read(move |conn| callbacks::find(conn, &token)).await?;
-    let of = of.ok_or_else(|| ApiError::not_found("there is no such callback"))?;
-    let attempted = Attempted { of, outcome, retry, started_at: None, worker: None, log: Vec::new() };
-    match settle(engine, attempted).await? {
-        Settled::Ignored => Err(ApiError::conflict("the call has its outcome already, or this attempt is over")),
-        Settled::Retrying => Ok(Json(json!({"status": "retrying"}))),
-        Settled::Recorded(claimed) => {
-            if let Some(claimed) = claimed {
-                drive(engine, claimed).await?;
-            }
-            Ok(Json(json!({"status": "recorded"})))
-        }
-    }
 }

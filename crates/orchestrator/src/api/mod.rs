@@ -1,19 +1,21 @@
 //! The HTTP API: JSON in, JSON out, errors as sentences.
 
 mod answer;
+mod body;
+mod callbacks;
+mod connections;
 mod control;
 mod drain;
 mod executions;
+mod guard;
 mod health;
+mod listen;
 mod views;
 
 use std::sync::Arc;
 
 use axum::{
-    Router,
-    extract::{DefaultBodyLimit, Request, State},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
+    Router, middleware,
     routing::{get, post},
 };
 use durable_core::orchestrator::Engine;
@@ -21,30 +23,55 @@ use tokio::{net::TcpListener, sync::broadcast};
 use tokio_util::sync::CancellationToken;
 
 use answer::ApiError;
+use body::Room;
+use connections::Connections;
+use health::Readiness;
 
-/// Largest request.
-pub(crate) const MAX_BODY: usize = 32 << 20;
+pub(crate) use body::MAX_BODY;
+pub(crate) use guard::Access;
 
 /// What every request can reach.
 #[derive(Clone)]
 pub(crate) struct Api {
     engine: Arc<Engine>,
-    /// What a client has to bring, if anything.
-    token: Option<Arc<str>>,
+    access: Access,
+    room: Room,
+    readiness: Readiness,
     /// Kept so that somebody listens from the start.
     _bells: Arc<broadcast::Receiver<durable_queue::Bell>>,
     stop: CancellationToken,
+}
+
+/// How it serves.
+pub(crate) struct Serving {
+    /// Who may ask.
+    pub(crate) access: Access,
+    /// The largest body of a callback, in bytes.
+    pub(crate) callback_limit: usize,
+    /// How many connections there may be.
+    pub(crate) connections: usize,
 }
 
 /// Serves until `stop`.
 pub(crate) async fn serve(
     engine: Arc<Engine>,
     listener: TcpListener,
-    token: Option<String>,
+    serving: Serving,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let bells = Arc::new(engine.queue.bells());
-    let api = Api { engine, token: token.map(Arc::from), _bells: bells, stop: stop.clone() };
+    let connections = Connections::new(serving.connections);
+    let api = Api {
+        _bells: Arc::new(engine.queue.bells()),
+        engine,
+        access: serving.access,
+        room: Room::new(serving.callback_limit),
+        readiness: Readiness::new(),
+        stop: stop.clone(),
+    };
+    listen::serve(listener, app(api), connections, stop).await
+}
+
+fn app(api: Api) -> Router {
     let guarded = Router::new()
         .route("/executions", get(views::list).post(executions::start))
         .route("/executions/{id}", get(views::show))
@@ -61,35 +88,15 @@ pub(crate) async fn serve(
         .route("/executions/{id}/snapshots", get(control::list_snapshots))
         .route("/workflows", get(control::list_workflows).post(control::deploy))
         .route("/workers", get(health::workers))
-        .route("/callbacks/{token}/complete", post(executions::complete))
-        .route("/callbacks/{token}/fail", post(executions::fail))
-        .layer(middleware::from_fn_with_state(api.clone(), authorize));
-    let app = guarded
+        .route("/callbacks/{token}/complete", post(callbacks::complete))
+        .route("/callbacks/{token}/fail", post(callbacks::fail))
+        .layer(middleware::from_fn(body::to_its_end))
+        .layer(middleware::from_fn_with_state(api.clone(), guard::guard));
+    guarded
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .fallback(|| async { ApiError::not_found("there is no such address") })
         .method_not_allowed_fallback(|| async { ApiError::not_allowed("this address does not take that method") })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(drain::drain))
-        .with_state(api);
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
-}
-
-/// Callbacks carry their right in their address.
-async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let callback = request.uri().path().starts_with("/callbacks/");
-    let brought = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-    let brought = brought.and_then(|value| value.split_once(' '));
-    let brought = brought.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token);
-    match &api.token {
-        Some(token) if !callback && !brought.is_some_and(|brought| same(brought, token)) => {
-            ApiError::unauthorized().into_response()
-        }
-        _ => next.run(request).await,
-    }
-}
-
-/// Takes as long wherever the first difference is.
-fn same(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+        .with_state(api)
 }

@@ -10,7 +10,7 @@ use durable_core::{
     id::{CallId, ExecutionId},
     model::{Call, CallKind, CallStatus, Execution, ExecutionStatus, LogLine, Worker},
     offers::Offers,
-    orchestrator::start,
+    orchestrator::{OrchestrationError, start},
     shown::{Code, Page, Shown, ShownCall},
     store::{calls, executions, logs, signals, versions, workers},
     time::parse_duration,
@@ -40,6 +40,32 @@ fn limit(asked: Option<i64>) -> Result<i64, ApiError> {
         Some(limit) if limit >= 1 => Ok(limit.min(PAGE)),
         Some(limit) => Err(ApiError::bad(format!("limit={limit}: a number from 1 to {PAGE} is wanted"))),
     }
+}
+
+/// Which part of a list is wanted: at most `limit`, and what comes after `after`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PartQuery {
+    after: Option<i64>,
+    limit: Option<i64>,
+}
+
+impl PartQuery {
+    /// Where the part begins, and how long it is.
+    pub(super) fn bounds(&self, first: i64) -> Result<(i64, i64), ApiError> {
+        let after = self.after.unwrap_or(first);
+        if after < first {
+            return Err(ApiError::bad(format!("after={after}: a number from {first} is wanted")));
+        }
+        Ok((after, limit(self.limit)?))
+    }
+}
+
+/// That there is such an execution, without reading what it holds.
+pub(super) async fn exists(api: &Api, id: &ExecutionId) -> Result<Execution, ApiError> {
+    let key = id.clone();
+    let found = api.engine.db.read(move |conn| executions::brief(conn, &key)).await?;
+    found.ok_or_else(|| OrchestrationError::NotFound(id.clone()).into())
 }
 
 #[derive(Deserialize)]
@@ -92,7 +118,9 @@ pub(crate) async fn show(
     let mut reasons = Vec::new();
     if !execution.status.is_final() {
         let key = id.clone();
-        let pending = api.engine.db.read(move |conn| calls::list_with_status(conn, &key, CallStatus::Pending)).await?;
+        // Among many thousands, the first tell enough.
+        let pending = calls::first_with_status;
+        let pending = api.engine.db.read(move |conn| pending(conn, &key, CallStatus::Pending, PAGE)).await?;
         reasons = waiting(&api, &pending).await?.into_iter().flatten().collect();
         reasons.sort();
         reasons.dedup();
@@ -108,9 +136,9 @@ async fn until_ended(api: &Api, id: &ExecutionId, wait: Duration) -> Result<Exec
     let mut bells = api.engine.queue.bells();
     let deadline = Instant::now() + wait;
     loop {
-        let execution = start::find(&api.engine, id).await?;
-        if execution.status.is_final() || Instant::now() >= deadline || api.stop.is_cancelled() {
-            return Ok(execution);
+        let seen = exists(api, id).await?;
+        if seen.status.is_final() || Instant::now() >= deadline || api.stop.is_cancelled() {
+            return Ok(start::find(&api.engine, id).await?);
         }
         let rung = async {
             loop {
@@ -172,8 +200,7 @@ pub(crate) struct CallsQuery {
     limit: Option<i64>,
 }
 
-/// `GET /executions/{id}/calls?after=&limit=`: its calls in order, with their failed attempts and what they wait for in vain;
-/// all of them, unless a part is asked for.
+/// `GET /executions/{id}/calls?after=&limit=`: its calls in order, with their failed attempts and what they wait for in vain.
 pub(crate) async fn calls(
     State(api): State<Api>,
     Path(execution): Path<String>,
@@ -181,9 +208,9 @@ pub(crate) async fn calls(
 ) -> Result<Json<Vec<ShownCall>>, ApiError> {
     let id = id(&execution)?;
     let CallsQuery { after, limit: asked } = query?.0;
-    let limit = asked.map(|asked| limit(Some(asked))).transpose()?;
-    start::find(&api.engine, &id).await?;
-    let mut shown = api.engine.db.read(move |conn| calls::shown(conn, &id, after.map(CallId), limit)).await?;
+    let limit = limit(asked)?;
+    exists(&api, &id).await?;
+    let mut shown = api.engine.db.read(move |conn| calls::shown(conn, &id, after.map(CallId), Some(limit))).await?;
     let all: Vec<Call> = shown.iter().map(|shown| shown.call.clone()).collect();
     for (shown, reason) in shown.iter_mut().zip(waiting(&api, &all).await?) {
         shown.waiting = reason;
@@ -207,7 +234,7 @@ pub(crate) async fn logs(
     let id = id(&execution)?;
     let LogsQuery { after, limit: asked } = query?.0;
     let limit = limit(asked)?;
-    start::find(&api.engine, &id).await?;
+    exists(&api, &id).await?;
     Ok(Json(api.engine.db.read(move |conn| logs::page(conn, &id, after.unwrap_or(0), limit)).await?))
 }
 
@@ -225,7 +252,7 @@ pub(crate) async fn code(
 ) -> Result<Json<Code>, ApiError> {
     let id = id(&execution)?;
     let number = query?.0.version;
-    let seen = start::find(&api.engine, &id).await?;
+    let seen = exists(&api, &id).await?;
     let code = api.engine.db.read(move |conn| versions::code(conn, &seen, number)).await?;
     let none = || ApiError::not_found(format!("the code of execution {id} has no version {}", number.unwrap_or(0)));
     Ok(Json(code.ok_or_else(none)?))

@@ -87,11 +87,14 @@ fn a_waiting_execution_and_a_fork_take_deployed_code_by_its_name() {
         assert_eq!(post(&format!("/executions/{id}/signals/go"), &json!(5)).0, StatusCode::OK);
         assert_eq!(until(id, "completed")["output"], 7, "{id}");
     }
-    // Without a body, as ever.
-    let url = |path: &str| format!("{}/executions/{path}", cluster().api(0));
-    let (status, said) = send(Client::new().post(url("mend-2/retry")));
+    // Without a body: what a web page could not make a browser send.
+    let ask = |path: &str| {
+        let url = format!("{}/executions/{path}", cluster().api(0));
+        send(Client::new().post(url).header("content-type", "application/json"))
+    };
+    let (status, said) = ask("mend-2/retry");
     assert_eq!(status, StatusCode::CONFLICT, "{said}");
-    let (status, said) = send(Client::new().post(url("mend-2/fork")));
+    let (status, said) = ask("mend-2/fork");
     assert_eq!(status, StatusCode::CONFLICT, "no state is kept of one that completed: {said}");
 }
 

@@ -52,19 +52,20 @@ pub enum InvalidRedisSettings {
     QueueName(String),
 }
 
-/// A URL without its password.
+/// A URL without its password; one that is malformed is not believed to have it in its place.
 pub fn shown_url(url: &str) -> String {
-    let hidden = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let (login, host) = rest.rsplit_once('@')?;
-        let user = login.split_once(':').map_or(login, |(user, _)| user);
-        Some(if login.contains(':') {
-            format!("{scheme}://{user}:***@{host}")
-        } else {
-            format!("{scheme}://{login}@{host}")
-        })
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let Some((login, host)) = rest.rsplit_once('@') else {
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+        let plain = port.bytes().all(|byte| byte.is_ascii_digit()) || authority.ends_with(']');
+        return if plain { url.to_owned() } else { url.replace(port, "***") };
     };
-    hidden().unwrap_or_else(|| url.to_owned())
+    match login.split_once(':') {
+        _ if scheme.is_empty() => format!("***@{host}"),
+        Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
+        None => url.to_owned(),
+    }
 }
 
 /// Refuses names that RQ's keys or command lines could not hold.
@@ -83,6 +84,12 @@ mod tests {
         assert_eq!(shown_url("redis://:secret@host:6379/0"), "redis://:***@host:6379/0");
         assert_eq!(shown_url("redis://me:s3:c@ret@host"), "redis://me:***@host");
         assert_eq!(shown_url("redis://host"), "redis://host");
+        assert_eq!(shown_url("redis://[::1]:6379"), "redis://[::1]:6379");
+        for bad in ["rediss//:secret@h", "redis:/me:secret@h", "me:secret@h", "redis://:secret", "redis://h:secret/0"] {
+            assert!(!shown_url(bad).contains("secret"), "{bad}");
+            let error = RedisQueue::new(RedisSettings::new(bad)).err().unwrap().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
         let error = RedisQueue::new(RedisSettings::new("http://me:secret@host")).err().unwrap().to_string();
         assert!(!error.contains("secret") && error.contains("names no Redis"), "{error}");
     }
