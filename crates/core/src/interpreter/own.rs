@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use durable_queue::check_queue;
 use monty::{FunctionCall, RunProgress};
 use monty_types::{CallArgs, ExcType, ExtFunctionResult, MontyException, MontyObject, ObjectRef, unstable};
 use serde_json::{Map, Value};
@@ -15,7 +16,7 @@ use super::{
     value::{self, Refusal},
 };
 use crate::{
-    id::ExecutionId,
+    id::{ExecutionId, check_name},
     model::{CallKind, Json},
     options::CallOptions,
 };
@@ -162,6 +163,7 @@ impl Run<'_> {
                 )));
             }
         };
+        check_name("the function", &name).map_err(|invalid| value_error(invalid.to_string()))?;
         let args = args
             .enumerate()
             .map(|(at, arg)| self.leaving(arg).map_err(|refusal| named(&format!("argument {}", at + 1), &refusal)));
@@ -172,7 +174,7 @@ impl Run<'_> {
             let value = self.leaving(value).map_err(|refusal| named(&format!("argument {key}"), &refusal))?;
             match key {
                 _ if value.is_null() && (CallOptions::has(key) || key == "queue") => {}
-                "queue" => queue = Some(text(&value).ok_or_else(|| type_error("queue= wants a text"))?),
+                "queue" => queue = Some(queue_name(&value)?),
                 _ if CallOptions::has(key) => drop(options.insert(key.to_owned(), value)),
                 _ => drop(kwargs.insert(key.to_owned(), value)),
             }
@@ -188,8 +190,7 @@ impl Run<'_> {
 
     fn wait_signal(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
         let [name, timeout] = bind(&call.args, ["name", "timeout"])?;
-        let name = name.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
+        let name = named_thing("signal", name)?;
         let delay = seconds("timeout", timeout)?;
         let line = self.line(&call.position);
         self.pending.add(call.call_id, CallKind::Signal);
@@ -219,8 +220,7 @@ impl Run<'_> {
     fn start_child(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
         let [workflow, inputs, id, source, detached, deadline] =
             bind(&call.args, ["workflow", "inputs", "id", "source", "detached", "deadline"])?;
-        let name = workflow.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| type_error("the name of a workflow is wanted, a text"))?;
+        let name = named_thing("workflow", workflow)?;
         let inputs =
             match inputs.map(|inputs| self.leaving(inputs)).transpose().map_err(|refusal| named("inputs", &refusal))? {
                 None | Some(Value::Null) => Map::new(),
@@ -229,9 +229,13 @@ impl Run<'_> {
             };
         let given = |value: Option<ObjectRef<'_>>| value.and_then(|value| value.as_str()).map(str::to_owned);
         let id = given(id).map(|id| id.parse()).transpose().map_err(|error| value_error(format!("{error}")))?;
+        let source = given(source);
+        if source.as_ref().is_some_and(|source| source.contains('\0')) {
+            return Err(value_error("source= is no text of a workflow: source code cannot contain null bytes"));
+        }
         let inputs = Json::from(&Value::Object(inputs));
         let detached = detached.is_some_and(|detached| detached.is_truthy());
-        let child = NewChild { id, source: given(source), inputs, detached, deadline: seconds("deadline", deadline)? };
+        let child = NewChild { id, source, inputs, detached, deadline: seconds("deadline", deadline)? };
         let args = Json(format!("[{}]", child.inputs));
         let line = self.line(&call.position);
         self.pending.add(call.call_id, CallKind::Child);
@@ -244,8 +248,7 @@ impl Run<'_> {
         let [id, name, value] = bind(&call.args, ["id", "name", "value"])?;
         let to = id.and_then(|id| id.as_str()).ok_or_else(|| type_error("the id of an execution is wanted, a text"))?;
         let to: ExecutionId = to.parse().map_err(|error| value_error(format!("{error}")))?;
-        let name = name.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
+        let name = named_thing("signal", name)?;
         let value = value.map_or(Ok(Value::Null), |value| self.leaving(value))?;
         let args = Json::from(&Value::Array(vec![Value::from(to.as_str()), value]));
         let (line, id) = (self.line(&call.position), self.ids.make(call.call_id));
@@ -328,8 +331,18 @@ fn seconds(name: &str, value: Option<ObjectRef<'_>>) -> Result<Option<Duration>,
     }
 }
 
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
+/// The name of a signal or workflow.
+fn named_thing<'a>(what: &'static str, name: Option<ObjectRef<'a>>) -> Result<&'a str, Wrong> {
+    let name = name.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| type_error(format!("the name of a {what} is wanted, a text")))?;
+    check_name(what, name).map_err(|invalid| value_error(invalid.to_string()))?;
+    Ok(name)
+}
+
+fn queue_name(value: &Value) -> Result<String, Wrong> {
+    let name = value.as_str().ok_or_else(|| type_error("queue= wants a text"))?;
+    check_queue(name).map_err(|error| value_error(format!("queue={error}")))?;
+    Ok(name.to_owned())
 }
 
 /// The number of an awaitable that the host made, which reaches the host as a text.

@@ -11,7 +11,7 @@ use ruff_python_ast::{
     Expr, ModModule, Stmt, StmtFunctionDef, StmtIf,
     visitor::{Visitor, walk_expr, walk_stmt},
 };
-use ruff_text_size::{Ranged, TextRange};
+use ruff_text_size::{Ranged, TextRange, TextSize};
 
 use super::{advice, lint, prelude, turn, value};
 use crate::model::Json;
@@ -163,6 +163,10 @@ impl Program {
         if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
             let message = format!("a workflow's file name has 1 to {MAX_NAME} bytes, none of them a control character");
             return Err(CompileError::bare("workflow", "ValueError", &message));
+        }
+        if let Some(at) = source.find('\0') {
+            let range = TextRange::empty(TextSize::try_from(at).unwrap_or_default());
+            return Err(CompileError::at(name, source, "SyntaxError", "source code cannot contain null bytes", range));
         }
         let line_starts = line_starts(source);
         // First, because it also bounds the nesting that the reading below recurses into.

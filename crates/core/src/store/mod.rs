@@ -7,7 +7,9 @@ pub mod callbacks;
 pub mod calls;
 mod connection;
 pub mod control;
+mod doubt;
 pub mod endings;
+mod error;
 pub mod executions;
 pub mod logs;
 pub mod meter;
@@ -24,90 +26,13 @@ pub mod workflows;
 mod writer;
 
 pub use connection::{DatabaseUrl, DbConnection, InvalidDatabaseUrl};
+pub use error::StoreError;
 pub use writer::Busy;
 
 use std::sync::Arc;
 
-use diesel::result::{DatabaseErrorKind, Error as DieselError};
-
 use connection::{CONNECT_TIMEOUT, Manager};
 use writer::Writer;
-
-/// Why the store could not do something.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Nobody answers there, or not as a database would.
-    #[error("cannot open the database {url}: {cause}")]
-    Unreachable {
-        /// Where, without the password.
-        url: String,
-        /// What the system or the server said.
-        cause: String,
-    },
-    /// The connection broke, or the database is busy or full; the same may succeed later.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(String),
-    /// The schema was made by a later version of this program.
-    #[error(
-        "the database was migrated by a newer version (it has migration {newer}, which this program does not know): \
-         use that version or a later one"
-    )]
-    TooNew {
-        /// The migration that is not known here.
-        newer: String,
-    },
-    /// The schema was made by an earlier version of this program, or there is none.
-    #[error("the database {url} lacks the migration {missing}: run durable migrate")]
-    NotMigrated {
-        /// Where, without the password.
-        url: String,
-        /// The first that is missing.
-        missing: String,
-    },
-    /// A migration failed; the schema is as it was.
-    #[error("the database cannot be migrated: {0}")]
-    Migration(String),
-    /// A row contradicts itself.
-    #[error("the database holds an inconsistent row: {0}")]
-    Inconsistent(String),
-    /// There is already such a row.
-    #[error("there is already such a row: {0}")]
-    Duplicate(String),
-    /// The query itself is wrong, or a constraint refused it.
-    #[error("the database refused the query: {0}")]
-    Refused(String),
-    /// The process is ending.
-    #[error("the database writer has ended")]
-    WriterGone,
-}
-
-impl StoreError {
-    /// Whether the same request may succeed later, without anybody doing anything.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unreachable { .. })
-    }
-}
-
-impl From<DieselError> for StoreError {
-    fn from(error: DieselError) -> Self {
-        match &error {
-            DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, info) => {
-                Self::Duplicate(info.message().to_owned())
-            }
-            DieselError::DatabaseError(
-                DatabaseErrorKind::ForeignKeyViolation
-                | DatabaseErrorKind::NotNullViolation
-                | DatabaseErrorKind::CheckViolation
-                | DatabaseErrorKind::ExclusionViolation
-                | DatabaseErrorKind::RestrictViolation,
-                info,
-            ) => Self::Refused(info.message().to_owned()),
-            DieselError::DatabaseError(_, info) => Self::Unavailable(info.message().to_owned()),
-            DieselError::BrokenTransactionManager => Self::Unavailable(error.to_string()),
-            _ => Self::Refused(error.to_string()),
-        }
-    }
-}
 
 /// A database: many readers, one writer that commits in groups. Clones share both.
 #[derive(Clone)]

@@ -3,7 +3,7 @@
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
 use super::{DbConnection, StoreError, executions::keep_source, schema::workflows};
-use crate::{interpreter::Program, model::Deployed, time::Timestamp};
+use crate::{id::check_name, interpreter::Program, model::Deployed, time::Timestamp};
 
 type Row = (String, i64, String, String, i64);
 
@@ -13,6 +13,7 @@ fn deployed((name, version, file, source_hash, created_at): Row) -> Deployed {
 
 /// Makes a workflow the newest version of that name; the same text again is the same version.
 pub fn deploy(conn: &mut DbConnection, name: &str, program: &Program, now: Timestamp) -> Result<Deployed, StoreError> {
+    check_name("the workflow", name).map_err(|invalid| StoreError::Refused(invalid.to_string()))?;
     let newest = newest(conn, name)?;
     if let Some(newest) = newest.clone().filter(|newest| newest.source_hash == program.hash) {
         return Ok(newest);

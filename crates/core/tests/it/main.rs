@@ -16,3 +16,4 @@ mod store;
 mod values;
 mod waits;
 mod wake;
+mod writes;

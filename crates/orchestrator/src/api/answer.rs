@@ -77,7 +77,11 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        if error.is_passing() { Self::unavailable(error) } else { Self::internal(error) }
+        match error {
+            error if error.is_passing() => Self::unavailable(error),
+            StoreError::Refused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", error),
+            error => Self::internal(error),
+        }
     }
 }
 
@@ -101,6 +105,7 @@ impl From<OrchestrationError> for ApiError {
             | OrchestrationError::Parted { .. }
             | OrchestrationError::Busy(_)
             | OrchestrationError::Exists { .. } => Self::conflict(error),
+            OrchestrationError::Name(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_name", error),
             OrchestrationError::Input(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_inputs", error),
             OrchestrationError::Advance { .. } | OrchestrationError::Compile { .. } => Self::internal(error),
         }

@@ -48,7 +48,7 @@ pub enum InvalidRedisSettings {
     #[error("{0:?} cannot be a key prefix: use letters, digits and _ . : {{ }} -")]
     Prefix(String),
     /// Not a queue.
-    #[error("{0:?} cannot name a queue: use letters, digits and _ . -")]
+    #[error("{0:?} cannot name a queue: use 1 to 200 letters, digits and _ . -")]
     QueueName(String),
 }
 
@@ -67,10 +67,14 @@ pub fn shown_url(url: &str) -> String {
     hidden().unwrap_or_else(|| url.to_owned())
 }
 
+/// Longest name of a queue: databases index it.
+const LONGEST_NAME: usize = 200;
+
 /// Refuses names that RQ's keys or command lines could not hold.
 pub fn check_queue(name: &str) -> Result<(), InvalidRedisSettings> {
-    let fits = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
-    if fits { Ok(()) } else { Err(InvalidRedisSettings::QueueName(name.to_owned())) }
+    let short = (1..=LONGEST_NAME).contains(&name.len());
+    let fits = short && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+    if fits { Ok(()) } else { Err(InvalidRedisSettings::QueueName(name.chars().take(60).collect())) }
 }
 
 #[cfg(test)]
@@ -90,7 +94,7 @@ mod tests {
     #[test]
     fn names_are_checked() {
         assert!(check_queue("gpu-1.fast_lane").is_ok());
-        for bad in ["", "a,b", "a:b", "a b", "ä"] {
+        for bad in ["", "a,b", "a:b", "a b", "ä", "a\0b", &"x".repeat(201)] {
             assert!(check_queue(bad).is_err(), "{bad}");
         }
         let settings = RedisSettings { prefix: "r q".into(), ..RedisSettings::new("redis://h") };
