@@ -162,8 +162,14 @@ mod tests {
         for good in ["pay", "Zahlung bestätigt", "a/b:c", &"x".repeat(200)] {
             assert!(check_name("the signal", good).is_ok(), "{good}");
         }
-        for (bad, part) in [("", "is empty"), ("a\0b", "control character"), ("a\nb", "control"), ("a\u{85}b", "control"),
-                            (&*"x".repeat(201), "201 bytes"), (&*"ä".repeat(101), "202 bytes")] {
+        for (bad, part) in [
+            ("", "is empty"),
+            ("a\0b", "control character"),
+            ("a\nb", "control"),
+            ("a\u{85}b", "control"),
+            (&*"x".repeat(201), "201 bytes"),
+            (&*"ä".repeat(101), "202 bytes"),
+        ] {
             let error = check_name("the signal", bad).unwrap_err().to_string();
             assert!(error.starts_with("the signal") && error.contains(part), "{error}");
         }

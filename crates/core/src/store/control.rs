@@ -258,7 +258,8 @@ pub fn revive(conn: &mut DbConnection, execution: &Execution, now: Timestamp) ->
             .filter(attempts::lost.eq(false))
             .count()
             .get_result(conn)?;
-        let times = row.select((calls::function, calls::options, calls::created_at, calls::started_at, calls::deadline_at));
+        let times =
+            row.select((calls::function, calls::options, calls::created_at, calls::started_at, calls::deadline_at));
         let Again { due, deadline } = Again::of(kind, times.first(conn)?, now)?;
         diesel::update(row)
             .set((

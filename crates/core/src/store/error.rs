@@ -183,12 +183,19 @@ mod tests {
 
     #[test]
     fn what_passes_is_repeated_and_what_is_refused_is_not() {
-        for text in ["invalid byte sequence for encoding \"UTF8\": 0x00", "value out of range: overflow",
-                     "index row size 5984 exceeds btree version 4 maximum 2704 for index \"calls_to_push\""] {
+        for text in [
+            "invalid byte sequence for encoding \"UTF8\": 0x00",
+            "value out of range: overflow",
+            "index row size 5984 exceeds btree version 4 maximum 2704 for index \"calls_to_push\"",
+        ] {
             assert!(seen(text).is_refusal(), "{text}");
         }
-        for text in ["could not extend file \"base/1/2\": No space left on device", "disk I/O error",
-                     "canceling statement due to statement timeout", "something that nobody has heard of"] {
+        for text in [
+            "could not extend file \"base/1/2\": No space left on device",
+            "disk I/O error",
+            "canceling statement due to statement timeout",
+            "something that nobody has heard of",
+        ] {
             assert!(seen(text).is_passing() && !matches!(seen(text), StoreError::Conflict(_)), "{text}");
         }
         assert!(matches!(seen("deadlock detected"), StoreError::Conflict(_)));

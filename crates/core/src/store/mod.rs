@@ -31,7 +31,10 @@ pub use writer::Busy;
 
 use std::sync::Arc;
 
+use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
+
 use connection::{CONNECT_TIMEOUT, Manager};
+use schema::secrets;
 use writer::Writer;
 
 /// A database: many readers, one writer that commits in groups. Clones share both.
@@ -40,6 +43,8 @@ pub struct Db {
     readers: r2d2::Pool<Manager>,
     writer: Writer,
     url: Arc<DatabaseUrl>,
+    /// What makes jobs unforgeable; the same in every process on this database.
+    job_key: [u8; 32],
 }
 
 impl Db {
@@ -47,7 +52,7 @@ impl Db {
     pub fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
         let mut conn = url.connect()?;
         migrate::migrate(&mut conn)?;
-        Ok(Self::on(url, conn))
+        Self::on(url, conn)
     }
 
     /// Opens a database whose schema has to be up to date already. Blocks; call it before serving.
@@ -56,10 +61,12 @@ impl Db {
         if let Some(missing) = migrate::missing(&mut conn)? {
             return Err(StoreError::NotMigrated { url: url.to_string(), missing });
         }
-        Ok(Self::on(url, conn))
+        Self::on(url, conn)
     }
 
-    fn on(url: &DatabaseUrl, conn: DbConnection) -> Self {
+    fn on(url: &DatabaseUrl, mut conn: DbConnection) -> Result<Self, StoreError> {
+        let secret: String = secrets::table.filter(secrets::name.eq("jobs")).select(secrets::value).first(&mut conn)?;
+        let job_key = blake3::derive_key("durable-monty jobs", secret.as_bytes());
         let readers = r2d2::Pool::builder()
             .max_size(4)
             .min_idle(Some(0))
@@ -68,7 +75,16 @@ impl Db {
             .test_on_check_out(matches!(url, DatabaseUrl::Postgres(_)))
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build_unchecked(Manager(url.clone()));
-        Self { readers, writer: Writer::spawn(url.clone(), conn), url: Arc::new(url.clone()) }
+        Ok(Self { readers, writer: Writer::spawn(url.clone(), conn), url: Arc::new(url.clone()), job_key })
+    }
+
+    /// A mark that only who can read the database can put on these parts of a job.
+    pub fn seal(&self, parts: &[&[u8]]) -> String {
+        let mut hasher = blake3::Hasher::new_keyed(&self.job_key);
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
     }
 
     /// Where it is.

@@ -228,7 +228,9 @@ impl Loop {
             match self.transaction(batch, apart) {
                 Ok(()) => return Ok(()),
                 Err(Undone::Failed(StoreError::Conflict(_))) if conflicts < CONFLICTS => conflicts += 1,
-                Err(Undone::Failed(error)) if !apart && (batch.len() > 1 || matches!(error, StoreError::Duplicate(_))) => {
+                Err(Undone::Failed(error))
+                    if !apart && (batch.len() > 1 || matches!(error, StoreError::Duplicate(_))) =>
+                {
                     apart = true;
                 }
                 Err(Undone::Failed(error)) => return Err(error),

@@ -13,6 +13,7 @@ use durable_core::{
         OrchestrationError,
         cancel::{Cancelled, cancel},
         claim::claim,
+        dispatch::load_work,
         revive::{self, Forking},
         settle::{Retry, Settled},
         signal::{Sent, Signalling, signal},
@@ -20,6 +21,7 @@ use durable_core::{
     },
     store::{DatabaseUrl, StoreError, calls, executions, logs, signals, workflows},
 };
+use durable_queue::{Job, JobId, Lease};
 use durable_testing::{Postgres, Proxy, Rig, databases};
 use serde_json::{Map, Value};
 
@@ -93,7 +95,14 @@ async fn what_was_committed_without_an_answer_is_answered_as_done() {
     let key = id.clone();
     assert_eq!(rig.engine.db.read(move |conn| calls::attempts(conn, &key)).await.unwrap().len(), 1);
     // A fork, a retry, a cancellation, a deployment.
-    let forking = Forking { from: id.clone(), id: Some("forked".parse().unwrap()), at: None, set: Vec::new(), runner: None, with: None };
+    let forking = Forking {
+        from: id.clone(),
+        id: Some("forked".parse().unwrap()),
+        at: None,
+        set: Vec::new(),
+        runner: None,
+        with: None,
+    };
     lose();
     assert_eq!(revive::fork(&rig.engine, forking).await.unwrap().as_str(), "forked");
     lose();
@@ -258,7 +267,9 @@ async fn two_pauses_may_keep_the_same_new_source_at_once() {
         let rigs: Vec<Rig> = (0..4).map(|n| Rig::new(&url, &format!("w{n}"))).collect();
         for round in 0..10 {
             let code = format!("async def main():\n    return {round}\n");
-            let source = format!("import durable\n\nasync def main():\n    return await durable.run_child('c.py', source={code:?})\n");
+            let source = format!(
+                "import durable\n\nasync def main():\n    return await durable.run_child('c.py', source={code:?})\n"
+            );
             let mut ids = Vec::new();
             for rig in &rigs {
                 ids.push(rig.insert(&source).await);
@@ -359,4 +370,37 @@ async def main():
     }
     let distinct: std::collections::BTreeSet<String> = seen.iter().map(ToString::to_string).collect();
     assert_eq!(distinct.len(), 6, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_job_is_not_believed() {
+    for (kind, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        rig.start(ONE).await;
+        let queues = ["default".to_owned()];
+        let mut leases = rig.engine.queue.pop(&queues, "w", 1, Duration::ZERO).await.unwrap();
+        let lease = leases.remove(0);
+        let honest = load_work(&rig.engine, &lease).await.unwrap().expect("its work");
+        assert_eq!((honest.function.as_str(), honest.args.0.as_str()), ("tasks.f", "[1]"), "{kind}");
+        let seal = lease.job.body.split('"').nth(3).unwrap().to_owned();
+        assert_eq!(seal.len(), 32, "{kind}: {}", lease.job.body);
+        for body in [
+            format!(r#"["tasks.f","{seal}",["FORGED"],{{}}]"#),
+            format!(r#"["tasks.echo","{seal}",[1],{{}}]"#),
+            format!(r#"["tasks.f","{seal}",[1],{{"more":1}}]"#),
+            r#"["tasks.echo",null,["FORGED"],{}]"#.to_owned(),
+            r#"["tasks.echo"]"#.to_owned(),
+        ] {
+            let forged = Lease { job: Job { body, ..lease.job.clone() }, ..lease.clone() };
+            let work = load_work(&rig.engine, &forged).await.unwrap().expect("what is on record");
+            assert_eq!(
+                (work.function, work.args, work.kwargs),
+                ("tasks.f".into(), honest.args.clone(), honest.kwargs.clone())
+            );
+        }
+        for (id, generation) in [("no-such-execution-0", 1), (lease.job.id.0.as_str(), 7)] {
+            let forged = Lease { job: Job { id: JobId(id.into()), generation, ..lease.job.clone() }, ..lease.clone() };
+            assert_eq!(load_work(&rig.engine, &forged).await.unwrap(), None, "{kind}: there is no such attempt");
+        }
+    }
 }
