@@ -261,9 +261,7 @@ impl Loop {
             marks.mark(conn)
         });
         let undone = match outcome {
-            Ok(()) if TransactionManagerOf::is_broken_transaction_manager(conn) => {
-                Undone::Lost(StoreError::Unavailable("the connection broke".into()))
-            }
+            Ok(()) if is_broken(conn) => Undone::Lost(StoreError::Unavailable("the connection broke".into())),
             Ok(()) => match TransactionManagerOf::commit_transaction(conn) {
                 Ok(()) => {
                     self.commits.fetch_add(1, Ordering::Relaxed);
@@ -356,6 +354,11 @@ fn run(conn: &mut DbConnection, batch: &mut [Entry], apart: bool) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Whether the open transaction can neither go on nor be committed.
+fn is_broken(conn: &mut DbConnection) -> bool {
+    TransactionManagerOf::transaction_manager_status_mut(conn).transaction_depth().is_err()
 }
 
 /// Whether a connection still answers after this error.
