@@ -33,7 +33,7 @@ async def main():
     return [first, await durable.wait_signal('done')]
 ";
 
-const ONE: &str = "async def main():\n    return await tasks.f(1)\n";
+const ONE: &str = "from tasks import f\n\nasync def main():\n    return await f(1)\n";
 
 fn start_of(id: &str, source: &str) -> Start {
     let program = Arc::new(Program::compile("workflow.py", source).unwrap());
@@ -118,17 +118,36 @@ async fn what_was_committed_without_an_answer_is_answered_as_done() {
     assert_eq!(proxy.commits_lost(), 8, "each of these was in doubt");
 }
 
+/// A connection that was cut while it lay idle is noticed when it is used next.
+async fn eventually_listed(rig: &Rig, id: &ExecutionId) -> usize {
+    loop {
+        let key = id.clone();
+        match rig.engine.db.read(move |conn| signals::list(conn, &key)).await {
+            Ok(kept) => return kept.len(),
+            Err(error) => assert!(error.is_passing(), "{error}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_never_arrived_is_made_again() {
     let (rig, proxy) = lossy();
+    let id = rig.insert(ONE).await;
     for n in 0..5 {
         // Whatever is on its way is lost at once.
-        let id = format!("cut-{n}");
-        let request = start_of(&id, ONE);
-        let cutting = async { proxy.cut() };
-        let (started, _) = tokio::join!(start(&rig.engine, request), cutting);
-        assert!(started.unwrap().created, "{id}");
+        let (db, key) = (rig.engine.db.clone(), id.clone());
+        let kept = tokio::spawn(async move {
+            let payload = Json("1".into());
+            db.write(move |conn| {
+                signals::insert(conn, &key, ("fine", &payload), None, durable_core::time::Timestamp(n))
+            })
+            .await
+        });
+        proxy.cut();
+        assert!(kept.await.unwrap().unwrap(), "{n}");
     }
+    let kept = eventually_listed(&rig, &id).await;
+    assert_eq!(kept, 5, "each once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,11 +207,12 @@ async fn names_from_outside_are_refused_alike_on_both_databases() {
 async fn a_nul_in_values_logs_and_failures_travels_or_is_replaced() {
     let source = "
 import durable
+from tasks import f
 
 async def main():
     print('a\\0b')
     durable.set_status('a\\0b')
-    value = await tasks.f('a\\0b')
+    value = await f('a\\0b')
     raise ValueError('no: ' + value)
 ";
     for (kind, url, _folder) in databases() {
@@ -246,7 +266,7 @@ async fn a_refused_write_neither_stalls_the_writer_nor_drops_its_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_database_refuses_at_a_pause_ends_that_execution_with_a_sentence() {
     let rig = Rig::new(&Postgres::shared().database(), "w");
-    let source = "async def main():\n    return await tasks.f(1)\n";
+    let source = "from tasks import f\n\nasync def main():\n    return await f(1)\n";
     let id = rig.insert(source).await;
     // A trigger stands for whatever a database may say no to.
     let forbid = "ALTER TABLE calls ADD CONSTRAINT never CHECK (function <> 'tasks.f')";
@@ -316,12 +336,13 @@ async fn a_deadlock_is_repeated_at_once() {
 async fn a_retry_and_a_fork_keep_the_timeouts_of_signals() {
     let source = "
 import asyncio, durable
+from tasks import f
 
 async def waits():
     return await durable.wait_signal('never', timeout=6)
 
 async def main():
-    return await asyncio.gather(waits(), tasks.f(1))
+    return await asyncio.gather(waits(), f(1))
 ";
     for (kind, url, _folder) in databases() {
         let rig = Rig::new(&url, "w");
