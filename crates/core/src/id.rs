@@ -67,6 +67,32 @@ impl fmt::Display for ExecutionId {
     }
 }
 
+/// Longest name that a signal, queue, function, workflow or key may have, in bytes: databases index them.
+const MAX_NAME: usize = 200;
+
+/// A name that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} {seen:?} {wrong}: use 1 to {MAX_NAME} bytes without control characters")]
+pub struct InvalidName {
+    what: &'static str,
+    seen: String,
+    wrong: String,
+}
+
+/// Refuses what is no name for `what`, alike at every door: what a database could not keep or index, and nobody could read.
+pub fn check_name(what: &'static str, name: &str) -> Result<(), InvalidName> {
+    let wrong = if name.is_empty() {
+        "is empty".to_owned()
+    } else if name.len() > MAX_NAME {
+        format!("has {} bytes", name.len())
+    } else if let Some(control) = name.chars().find(|c| c.is_control()) {
+        format!("has the control character {control:?}")
+    } else {
+        return Ok(());
+    };
+    Err(InvalidName { what, seen: name.chars().take(60).collect(), wrong })
+}
+
 /// Numbers the calls of one execution, in the order in which the workflow made them. Numbers are
 /// skipped (the interpreter also counts what the host answers at once, such as clocks).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -128,6 +154,24 @@ mod tests {
         for bad in ["", "a b", "a/b", "a:b", "ä", &"x".repeat(129)] {
             let error = bad.parse::<ExecutionId>().unwrap_err().to_string();
             assert!(error.contains("is not an execution id"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_are_checked_alike_everywhere() {
+        for good in ["pay", "Zahlung bestätigt", "a/b:c", &"x".repeat(200)] {
+            assert!(check_name("the signal", good).is_ok(), "{good}");
+        }
+        for (bad, part) in [
+            ("", "is empty"),
+            ("a\0b", "control character"),
+            ("a\nb", "control"),
+            ("a\u{85}b", "control"),
+            (&*"x".repeat(201), "201 bytes"),
+            (&*"ä".repeat(101), "202 bytes"),
+        ] {
+            let error = check_name("the signal", bad).unwrap_err().to_string();
+            assert!(error.starts_with("the signal") && error.contains(part), "{error}");
         }
     }
 

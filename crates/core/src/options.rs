@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::{retry::RetryPolicy, time::parse_duration};
+use crate::{id::check_name, retry::RetryPolicy, time::parse_duration};
 
 /// Options that were given; whatever was not is as it would be without.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,7 +82,9 @@ impl CallOptions {
             }
             "idempotency_key" => {
                 let key = value.as_str().filter(|key| !key.is_empty());
-                self.idempotency_key = Some(key.ok_or("a text is wanted")?.to_owned());
+                let key = key.filter(|key| check_name("the key", key).is_ok());
+                self.idempotency_key =
+                    Some(key.ok_or("a text of 1 to 200 bytes without control characters is wanted")?.to_owned());
             }
             _ => {
                 return Err("there is no such option; there are retries, max_attempts, backoff, timeout, \

@@ -12,7 +12,7 @@ use durable_core::{
         settle::{Attempted, Retry, Settled, settle},
     },
     retry::RetryPolicy,
-    store::calls::AttemptOf,
+    store::calls::{self, AttemptOf},
 };
 use durable_queue::{ForeignResult, Lease, Way};
 use futures::{StreamExt, stream};
@@ -65,6 +65,14 @@ async fn one(engine: &Engine, lease: Lease) {
 async fn settle_and_drive(engine: &Engine, foreign: ForeignResult) -> Result<(), OrchestrationError> {
     let Some((execution, call)) = call_of(&foreign.id) else { return Ok(()) };
     let of = AttemptOf { execution, call, number: i64::try_from(foreign.generation).unwrap_or(0) };
+    let key = of.clone();
+    let Some(work) = engine.db.read(move |conn| calls::work(conn, &key)).await? else { return Ok(()) };
+    // Whoever can write to Redis can tell of any call.
+    if !engine.queue.foreign().contains(&work.queue) || !engine.queue.takes(&work.queue, &work.function) {
+        tracing::warn!(execution.id = %of.execution, call.id = of.call.0, queue = work.queue,
+            "an outcome is refused: no stock worker can have run this call");
+        return Ok(());
+    }
     let (outcome, retry) = match foreign.result {
         Ok(result) => (Outcome::of("a function of a stock worker", Json(result)), Retry::No),
         Err(failed) => {

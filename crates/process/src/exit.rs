@@ -70,7 +70,8 @@ fn code(error: &anyhow::Error) -> u8 {
         if let Some(error) = cause.downcast_ref::<OrchestrationError>() {
             return match error {
                 OrchestrationError::NotFound(_) => Some(NOT_THERE),
-                OrchestrationError::Input(_)
+                OrchestrationError::Name(_)
+                | OrchestrationError::Input(_)
                 | OrchestrationError::IdTaken(_)
                 | OrchestrationError::OtherInputs(_)
                 | OrchestrationError::Ended { .. }

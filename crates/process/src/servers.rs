@@ -8,7 +8,7 @@ use durable_core::{
     store::{DatabaseUrl, Db, StoreError, meter},
     time::{SetClock, SystemClock, parse_duration},
 };
-use durable_queue::{RedisQueue, RedisSettings, Serializer, check_queue};
+use durable_queue::{ForeignQueue, RedisQueue, RedisSettings};
 
 use super::wrong;
 
@@ -55,8 +55,9 @@ pub struct Servers {
     #[arg(long, value_name = "N", env = "DURABLE_QUEUE_CAPACITY", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_capacity: u32,
-    /// A queue that stock RQ workers serve, with their serialiser: NAME=json or NAME=pickle; the same in every process.
-    #[arg(long = "rq-queue", value_name = "NAME=SERIALIZER", env = "DURABLE_RQ_QUEUES", value_delimiter = ',')]
+    /// A queue that stock RQ workers serve, with their serialiser (json or pickle) and the functions that may be called
+    /// there, such as legacy=pickle:tasks.*,reports.build (nothing without a list); the same in every process.
+    #[arg(long = "rq-queue", value_name = "NAME=SERIALIZER:FUNCTION,…", env = "DURABLE_RQ_QUEUES")]
     pub rq_queues: Vec<String>,
     /// Bring the database's schema up to date first.
     #[arg(long)]
@@ -160,17 +161,15 @@ impl Servers {
     }
 
     fn queue(&self) -> anyhow::Result<RedisQueue> {
-        let foreign = self.rq_queues.iter().filter(|text| !text.is_empty()).map(|text| {
-            let (name, serializer) = text.split_once('=').unwrap_or((text, "pickle"));
-            check_queue(name).map_err(|error| wrong(format!("--rq-queue {text}: {error}")))?;
-            let serializer: Serializer =
-                serializer.parse().map_err(|error| wrong(format!("--rq-queue {text}: {error}")))?;
-            Ok((name.to_owned(), serializer))
-        });
+        let foreign = self
+            .rq_queues
+            .iter()
+            .map(|text| ForeignQueue::read_all(text).map_err(|error| wrong(format!("--rq-queue {text}: {error}"))));
+        let foreign: Vec<Vec<ForeignQueue>> = foreign.collect::<anyhow::Result<_>>()?;
         let settings = RedisSettings {
             prefix: self.redis_prefix.clone(),
             capacity: self.queue_capacity as usize,
-            foreign: foreign.collect::<anyhow::Result<_>>()?,
+            foreign: foreign.concat(),
             // RQ's tools judge leases by the clocks of their machines: twice as long does no harm, because
             // the database's lease decides.
             lease: 2 * self.timing.lease,

@@ -13,7 +13,7 @@ mod redis;
 
 pub use job::{Bell, Enqueued, Fate, ForeignFailure, ForeignResult, Job, JobId, Lease, Presence, Swept, Way};
 pub use memory::MemoryQueue;
-pub use redis::{InvalidRedisSettings, RedisQueue, RedisSettings, Serializer, check_queue, shown_url};
+pub use redis::{ForeignQueue, InvalidRedisSettings, RedisQueue, RedisSettings, Serializer, check_queue, shown_url};
 
 use std::{sync::Arc, time::Duration};
 
@@ -77,6 +77,13 @@ pub trait Queue: Send + Sync + 'static {
     /// The queues that workers serve which are not ours. Their jobs carry all of their arguments, and
     /// their results come through [`foreign_result`](Queue::foreign_result).
     fn foreign(&self) -> &[String];
+
+    /// Whether a function may be called in a queue. Whoever serves a foreign one runs what a job names, without asking
+    /// whether that was ever meant to be called.
+    fn takes(&self, queue: &str, function: &str) -> bool {
+        let _ = function;
+        !self.foreign().iter().any(|foreign| foreign == queue)
+    }
 
     /// Where jobs arrive that tell of a foreign worker's result.
     fn results_queue(&self) -> &'static str {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use durable_queue::check_queue;
 use monty::{FunctionCall, RunProgress};
 use monty_types::{CallArgs, ExcType, ExtFunctionResult, MontyException, MontyObject, ObjectRef, unstable};
 use serde_json::{Map, Value};
@@ -15,7 +16,7 @@ use super::{
     value::{self, Refusal},
 };
 use crate::{
-    id::ExecutionId,
+    id::{ExecutionId, check_name},
     model::{CallKind, Json},
     options::CallOptions,
 };
@@ -182,6 +183,7 @@ impl Run<'_> {
                 )));
             }
         };
+        check_name("the function", &name).map_err(|invalid| value_error(invalid.to_string()))?;
         let args = args
             .enumerate()
             .map(|(at, arg)| self.leaving(arg).map_err(|refusal| named(&format!("argument {}", at + 1), &refusal)));
@@ -192,7 +194,7 @@ impl Run<'_> {
             let value = self.leaving(value).map_err(|refusal| named(&format!("argument {key}"), &refusal))?;
             match key {
                 _ if value.is_null() && (CallOptions::has(key) || key == "queue") => {}
-                "queue" => queue = Some(text(&value).ok_or_else(|| type_error("queue= wants a text"))?),
+                "queue" => queue = Some(queue_name(&value)?),
                 _ if CallOptions::has(key) => drop(options.insert(key.to_owned(), remaining(key, value))),
                 _ => drop(kwargs.insert(key.to_owned(), value)),
             }
@@ -208,8 +210,7 @@ impl Run<'_> {
 
     fn wait_signal(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
         let [name, timeout] = bind(&call.args, ["name", "timeout"])?;
-        let name = name.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
+        let name = named_thing("signal", name)?;
         let delay = seconds("timeout", timeout)?;
         let line = self.line(&call.position);
         self.pending.add(call.call_id, CallKind::Signal);
@@ -252,6 +253,9 @@ impl Run<'_> {
                 Some(_) => return Err(type_error("inputs= wants a dict with a value for each name")),
             };
         let id = given(id).map(|id| id.parse()).transpose().map_err(|error| value_error(format!("{error}")))?;
+        if source.as_ref().is_some_and(|source| source.contains('\0')) {
+            return Err(value_error("source= is no text of a workflow: source code cannot contain null bytes"));
+        }
         let inputs = Json::from(&Value::Object(inputs));
         let detached = detached.is_some_and(|detached| detached.is_truthy());
         let deadline = seconds("deadline", deadline)?;
@@ -299,8 +303,7 @@ impl Run<'_> {
         let [id, name, value] = bind(&call.args, ["id", "name", "value"])?;
         let to = id.and_then(|id| id.as_str()).ok_or_else(|| type_error("the id of an execution is wanted, a text"))?;
         let to: ExecutionId = to.parse().map_err(|error| value_error(format!("{error}")))?;
-        let name = name.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| type_error("the name of a signal is wanted, a text"))?;
+        let name = named_thing("signal", name)?;
         let value = value.map_or(Ok(Value::Null), |value| self.leaving(value))?;
         let args = Json::from(&Value::Array(vec![Value::from(to.as_str()), value]));
         let (line, id) = (self.line(&call.position), self.ids.make(call.call_id));
@@ -396,8 +399,18 @@ fn remaining(option: &str, value: Value) -> Value {
     }
 }
 
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
+/// The name of a signal or workflow.
+fn named_thing<'a>(what: &'static str, name: Option<ObjectRef<'a>>) -> Result<&'a str, Wrong> {
+    let name = name.and_then(|name| name.as_str()).filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| type_error(format!("the name of a {what} is wanted, a text")))?;
+    check_name(what, name).map_err(|invalid| value_error(invalid.to_string()))?;
+    Ok(name)
+}
+
+fn queue_name(value: &Value) -> Result<String, Wrong> {
+    let name = value.as_str().ok_or_else(|| type_error("queue= wants a text"))?;
+    check_queue(name).map_err(|error| value_error(format!("queue={error}")))?;
+    Ok(name.to_owned())
 }
 
 /// The number of an awaitable that the host made, which reaches the host as a text.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use monty::MontyRun;
 use monty_types::{CompileOptions, MontyException, MontyObject, StackFrame};
+use ruff_text_size::{TextRange, TextSize};
 
 use super::{
     children::{self, Children},
@@ -108,6 +109,10 @@ impl Program {
         if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
             let message = format!("a workflow's file name has 1 to {MAX_NAME} bytes, none of them a control character");
             return Err(CompileError::bare("workflow", "ValueError", &message));
+        }
+        if let Some(at) = source.find('\0') {
+            let range = TextRange::empty(TextSize::try_from(at).unwrap_or_default());
+            return Err(CompileError::at(name, source, "SyntaxError", "source code cannot contain null bytes", range));
         }
         let (file, function) = entry::split_name(name);
         let (workflow, name) = (name, file);

@@ -26,7 +26,7 @@ use super::{
     value::{self, Refusal},
 };
 use crate::{
-    id::{CallId, ExecutionId},
+    id::{CallId, ExecutionId, check_name},
     model::{CallKind, Failure, Json, Outcome, Stream},
     offers::Offers,
     time::Timestamp,
@@ -240,8 +240,8 @@ impl<'a> Run<'a> {
             sleep: SleepMode::CallHost,
             process_time: ProcessTime::Zero,
             random_start: RandomStart::Seed(RandomSeed::Str(match first_call {
-                0 => self.turn.execution.to_string(),
-                first => format!("{}/{first}", self.turn.execution),
+                0 => format!("{}{}", self.turn.secret, self.turn.execution),
+                first => format!("{}{}/{first}", self.turn.secret, self.turn.execution),
             })),
         };
         let limits = self.turn.limits;
@@ -275,6 +275,10 @@ impl<'a> Run<'a> {
         if !dotted && (is_python_builtin(name) || !self.turn.offers.may_offer(name)) {
             let missing = ExtFunctionResult::NotFound(name.clone());
             return Ok(call.resume(missing, self.log.writer())?);
+        }
+        if let Err(invalid) = check_name("the function", name) {
+            let error = MontyException::new(ExcType::ValueError, Some(invalid.to_string()));
+            return Ok(call.resume(error, self.log.writer())?);
         }
         match arguments(self, &call.args) {
             Ok((args, kwargs)) => {
@@ -359,7 +363,9 @@ impl<'a> Run<'a> {
     /// Bytes that no other call gets, and a repeated turn gets again.
     pub(super) fn random(&self, call_id: u32, bytes: &mut [u8]) {
         let mut hasher = blake3::Hasher::new_derive_key("durable-monty os.urandom");
-        hasher.update(self.turn.execution.as_str().as_bytes()).update(&self.id(call_id).0.to_le_bytes());
+        // Ids are no secret, and what is drawn at random may be meant to be one.
+        hasher.update(self.turn.secret.as_bytes()).update(self.turn.execution.as_str().as_bytes());
+        hasher.update(&self.id(call_id).0.to_le_bytes());
         hasher.finalize_xof().fill(bytes);
     }
 

@@ -40,6 +40,11 @@ impl Claimed {
         Self { won: Arc::new(won), foreseen: Some(foreseen) }
     }
 
+    /// The same once more, for what is written when the first was refused.
+    pub(super) fn once_more(&self) -> Self {
+        Self { won: self.won.clone(), foreseen: self.foreseen.clone() }
+    }
+
     /// Which execution.
     pub fn id(&self) -> &ExecutionId {
         &self.won.execution.id

@@ -65,14 +65,37 @@ fn job(engine: &Engine, work: Work) -> Job {
     let Work { attempt: of, function, queue, args, kwargs, options, deadline } = work;
     // A worker that is not ours has nowhere to read them from.
     let plain = deadline.is_none() && options.to_json().is_none();
-    let inline = plain && args.0.len() + kwargs.0.len() <= INLINE || engine.queue.foreign().contains(&queue);
-    let name = serde_json::Value::from(function);
+    let inline = plain && args.0.len() + kwargs.0.len() <= INLINE;
+    let name = serde_json::Value::from(function.as_str());
+    let body = if engine.queue.foreign().contains(&queue) {
+        // The last gate, for calls that were made when other functions were listed.
+        if engine.queue.takes(&queue, &function) {
+            format!("[{name},null,{args},{kwargs}]")
+        } else {
+            tracing::warn!(execution.id = %of.execution, call.id = of.call.0, function.name = function, queue,
+                "a function that --rq-queue does not list is not run there");
+            "[\"durable.not_listed\",null,[],{}]".to_owned()
+        }
+    } else if inline {
+        let seal = seal(engine, (&of, &queue, &function), &args.0, &kwargs.0);
+        format!("[{name},\"{seal}\",{args},{kwargs}]")
+    } else {
+        format!("[{name}]")
+    };
     Job {
         id: JobId(format!("{}-{}", of.execution, of.call)),
         queue,
         generation: u64::try_from(of.number).unwrap_or(0),
-        body: if inline { format!("[{name},null,{args},{kwargs}]") } else { format!("[{name}]") },
+        body,
     }
+}
+
+/// Shows that a job is as we queued it. Without it, whoever can write to Redis could have any function run with any
+/// arguments in an execution's name.
+fn seal(engine: &Engine, (of, queue, function): (&AttemptOf, &str, &str), args: &str, kwargs: &str) -> String {
+    let (call, number) = (of.call.0.to_le_bytes(), of.number.to_le_bytes());
+    let (execution, queue, function) = (of.execution.as_str().as_bytes(), queue.as_bytes(), function.as_bytes());
+    engine.db.seal(&[execution, &call, &number, queue, function, args.as_bytes(), kwargs.as_bytes()])
 }
 
 /// A job that makes no sense.
@@ -109,7 +132,12 @@ pub async fn load_work(engine: &Engine, lease: &Lease) -> Result<Option<Work>, O
     let Ok((attempt, function)) = read_job(&lease.job) else { return Ok(None) };
     let parts: Vec<Box<RawValue>> = serde_json::from_str(&lease.job.body).unwrap_or_default();
     // Handed out before: its outcome may have been recorded by a worker that died before it could say so.
-    if let ([_, _, args, kwargs], 1) = (parts.as_slice(), lease.deliveries) {
+    // A job without its seal is not believed: what it asks for is read, if such a call is there.
+    if let ([_, sealed, args, kwargs], 1) = (parts.as_slice(), lease.deliveries)
+        && serde_json::from_str::<String>(sealed.get()).is_ok_and(|sealed| {
+            sealed == seal(engine, (&attempt, &lease.job.queue, &function), args.get(), kwargs.get())
+        })
+    {
         let (args, kwargs) = (Json(args.get().to_owned()), Json(kwargs.get().to_owned()));
         let (queue, options) = (lease.job.queue.clone(), CallOptions::default());
         return Ok(Some(Work { attempt, function, queue, args, kwargs, options, deadline: None }));

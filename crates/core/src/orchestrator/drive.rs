@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     id::CallId,
-    interpreter::{AdvanceError, End, NewCall, SnapshotError},
+    interpreter::{AdvanceError, End, NewCall, SnapshotError, Step},
     model::{Failure, Json, Stream},
     store::{control, logs},
 };
@@ -72,6 +72,19 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
         }
         Err(error) => return Err(error),
     };
+    let spare = claimed.once_more();
+    match write(engine, claimed, step).await {
+        // It would never take it, so whoever is next would come to the same.
+        Err(OrchestrationError::Store(error)) if error.is_refusal() => {
+            let failure = Failure::new("durable.StateError", format!("what this turn did cannot be recorded: {error}"));
+            end(engine, spare, Err(failure), Vec::new(), TurnOutput::default()).await
+        }
+        turned => turned,
+    }
+}
+
+/// Writes down what a turn came to.
+async fn write(engine: &Engine, claimed: Claimed, step: Step) -> Result<Turned, OrchestrationError> {
     let output = TurnOutput {
         log: log_lines(step.log, engine.now()),
         progress: step.progress,

@@ -17,7 +17,7 @@ use super::{
     foresee::Hot,
 };
 use crate::{
-    id::{ExecutionId, WorkerId},
+    id::{ExecutionId, InvalidName, WorkerId},
     interpreter::{AdvanceError, CompileError, InputError, Limits, Program},
     model::ExecutionStatus,
     offers::Offers,
@@ -53,6 +53,9 @@ pub enum OrchestrationError {
         /// Why.
         source: Box<CompileError>,
     },
+    /// Something cannot be called that.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
     /// The inputs do not fit.
     #[error(transparent)]
     Input(#[from] InputError),

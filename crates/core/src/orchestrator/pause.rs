@@ -11,7 +11,7 @@ use super::{
 use crate::{
     id::{CallId, ExecutionId},
     interpreter::{NewCall, Pause},
-    model::{CallKind, Json, LogLine, Outcome, Stream},
+    model::{CallKind, Failure, Json, LogLine, Outcome, Stream},
     store::{
         DbConnection, StoreError, callbacks,
         calls::{self, AttemptOf, Insertion, Withdrawn, Work},
@@ -54,10 +54,12 @@ pub async fn pause(
     let due_at = look.into_iter().chain(won.execution.deadline_at).min();
     let push_again = now.after(engine.settings.push_again);
     let keeps = engine.settings.history == History::All;
+    let unlisted = unlisted(engine, &won, &pause);
     let pause = Arc::new(pause);
     let TurnOutput { log, progress, withdrawn, .. } = output;
     let log = Arc::new(log);
     let (p, l, key, q, h, w) = (pause.clone(), log.clone(), id.clone(), queue.clone(), held.clone(), won.clone());
+    let refused = unlisted.clone();
     engine.keep_hot(&id, None);
     let saved = engine.db.write(move |conn| {
         let pausing = Pausing { snapshot: &p.snapshot, base: p.base.as_ref(), due_at, progress: progress.as_ref() };
@@ -71,6 +73,7 @@ pub async fn pause(
         let at = Insertion { execution: &key, suspension, queue: &q, now, push_again };
         calls::insert(conn, at, &p.new_calls)?;
         let mut woken = begin(conn, &w, &p, now)?;
+        woken |= refuse(conn, &key, &refused, now)?;
         let (mut jobs, returned) = give_up(conn, &key, &withdrawn, now)?;
         woken |= hand_out_signals(conn, &key, &p.new_calls, returned, now)?;
         if asked == Asked::ToCancel {
@@ -98,7 +101,9 @@ pub async fn pause(
     }
     let snapshot_bytes = pause.snapshot.bytes.len();
     engine.observe(Event::Paused { execution: &id, new_calls: &pause.new_calls, snapshot_bytes, log: &log });
+    let unlisted = |call: &NewCall| unlisted.iter().any(|(id, _)| *id == call.id);
     let functions = pause.new_calls.iter().filter(|call| call.kind == CallKind::Function && !call.abandoned);
+    let functions = functions.filter(|call| !unlisted(call));
     let work = functions.map(|call| Work {
         attempt: AttemptOf { execution: id.clone(), call: call.id, number: 1 },
         function: call.function.clone(),
@@ -109,6 +114,39 @@ pub async fn pause(
         deadline: call.options.total_timeout.map(|time| now.after(time)),
     });
     Ok(Some(Paused { work: work.collect(), look_again: pause.waits_for_earlier || woken }))
+}
+
+/// Calls that may not be made where the workflow wants them made: whoever serves a foreign queue runs whatever a job names.
+fn unlisted(engine: &Engine, won: &Won, pause: &Pause) -> Vec<(CallId, Failure)> {
+    let own = &won.execution.queue;
+    let functions = pause.new_calls.iter().filter(|call| call.kind == CallKind::Function && !call.abandoned);
+    let refused = functions.filter_map(|call| {
+        let queue = call.queue.as_ref().unwrap_or(own);
+        let foreign = engine.queue.foreign().contains(queue);
+        let why = if foreign && queue != own {
+            format!("only executions that are started in the queue {queue} reach the stock workers that serve it")
+        } else if foreign && !engine.queue.takes(queue, &call.function) {
+            format!("{} may not be called in the queue {queue}: --rq-queue does not list it", call.function)
+        } else {
+            return None;
+        };
+        Some((call.id, Failure::new("PermissionError", why)))
+    });
+    refused.collect()
+}
+
+/// Settles them as failed, where the workflow awaits them. Answers whether there are any.
+fn refuse(
+    conn: &mut DbConnection,
+    id: &ExecutionId,
+    refused: &[(CallId, Failure)],
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    for (call, failure) in refused {
+        let of = AttemptOf { execution: id.clone(), call: *call, number: 1 };
+        calls::settle(conn, &of, &Outcome::Failed(failure.clone()), now)?;
+    }
+    Ok(!refused.is_empty())
 }
 
 /// Begins what is neither a function's nor the clock's: tokens, children. Answers whether any call has its outcome already.

@@ -6,7 +6,7 @@ use super::{
     settle::{Next, follow, settle_in},
 };
 use crate::{
-    id::ExecutionId,
+    id::{ExecutionId, check_name},
     model::{ExecutionStatus, Json, Outcome},
     store::{
         DbConnection, StoreError,
@@ -52,6 +52,10 @@ enum Verdict {
 /// pause sees the signal.
 #[tracing::instrument(name = "signal", level = "info", skip_all, fields(execution.id = %signalling.execution, signal.name = signalling.name))]
 pub async fn signal(engine: &Engine, signalling: Signalling) -> Result<Sent, OrchestrationError> {
+    check_name("the signal", &signalling.name)?;
+    if let Some(key) = &signalling.key {
+        check_name("the key", key)?;
+    }
     let (claim, id) = (Claim::of(engine), signalling.execution.clone());
     let done = engine.db.write(move |conn| send(conn, &signalling, &claim)).await?;
     match done.ok_or_else(|| OrchestrationError::NotFound(id.clone()))? {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Engine, Event, OrchestrationError};
 use crate::{
-    id::ExecutionId,
+    id::{ExecutionId, check_name},
     interpreter::Program,
     model::{Execution, ExecutionStatus, Files, Json},
     store::{
@@ -78,6 +78,7 @@ pub struct Started {
 /// up by [`rescue`](super::rescue).
 #[tracing::instrument(name = "start", level = "info", skip_all, fields(execution.id = start.id.as_ref().map(tracing::field::display)))]
 pub async fn start(engine: &Engine, start: Start) -> Result<Started, OrchestrationError> {
+    check_name("the queue", &start.queue)?;
     let inputs = start.program.check_inputs(&start.inputs)?;
     let id = start.id.unwrap_or_else(ExecutionId::generate);
     let now = engine.now();

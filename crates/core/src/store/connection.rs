@@ -131,7 +131,14 @@ impl DatabaseUrl {
                 .map_err(|error| StoreError::Unreachable { url: self.to_string(), cause: error.to_string() })?;
                 Ok(DbConnection::Sqlite(conn))
             }
-            Self::Postgres(url) => PgConnection::establish(url).map(DbConnection::Postgres).map_err(unreachable),
+            Self::Postgres(url) => {
+                let mut conn = PgConnection::establish(url).map_err(unreachable)?;
+                // Errors are told apart by their text. Whoever may not ask for English may still see it.
+                if let Err(error) = conn.batch_execute("SET lc_messages TO 'C'") {
+                    tracing::debug!(%error, "the server speaks as it is set to");
+                }
+                Ok(DbConnection::Postgres(conn))
+            }
         }
     }
 }

@@ -258,7 +258,9 @@ pub fn revive(conn: &mut DbConnection, execution: &Execution, now: Timestamp) ->
             .filter(attempts::lost.eq(false))
             .count()
             .get_result(conn)?;
-        let due = matches!(kind, CallKind::Function | CallKind::Timer).then_some(now.0);
+        let times =
+            row.select((calls::function, calls::options, calls::created_at, calls::started_at, calls::deadline_at));
+        let Again { due, deadline } = Again::of(kind, times.first(conn)?, now)?;
         diesel::update(row)
             .set((
                 calls::status.eq(CallStatus::Pending.as_str()),
@@ -268,13 +270,41 @@ pub fn revive(conn: &mut DbConnection, execution: &Execution, now: Timestamp) ->
                 calls::error.eq(None::<String>),
                 calls::completed_at.eq(None::<i64>),
                 calls::delivered_in.eq(None::<i64>),
-                calls::deadline_at.eq(None::<i64>),
+                calls::started_at.eq(Some(now.0)),
+                calls::deadline_at.eq(deadline),
                 calls::queued.eq(false),
                 calls::due_at.eq(due),
             ))
             .execute(conn)?;
     }
     Ok(again)
+}
+
+/// When a call that is waited for anew is looked at by the clock, and when it is over.
+struct Again {
+    due: Option<i64>,
+    deadline: Option<i64>,
+}
+
+/// A call's function, options, and when it was made, begun and over.
+type Times = (String, Option<String>, i64, Option<i64>, Option<i64>);
+
+impl Again {
+    /// It has as much time as it had.
+    fn of(kind: CallKind, (function, options, made, begun, over): Times, now: Timestamp) -> Result<Self, StoreError> {
+        let length = over.map(|over| over.saturating_sub(begun.unwrap_or(made)).max(0));
+        let anew = length.map(|length| now.0.saturating_add(length));
+        Ok(match kind {
+            CallKind::Function => {
+                let total = calls_store::read_options(&function, options)?.total_timeout;
+                Self { due: Some(now.0), deadline: total.map(|total| now.after(total).0) }
+            }
+            CallKind::Timer => Self { due: Some(now.0), deadline: Some(now.0) },
+            CallKind::Signal | CallKind::Callback => Self { due: anew, deadline: anew },
+            CallKind::Send | CallKind::Drain => Self { due: Some(now.0), deadline: anew },
+            CallKind::Child => Self { due: None, deadline: None },
+        })
+    }
 }
 
 /// What the last turn of an execution that has ended was told, and what it still waited for then: call, kind, status and
@@ -384,7 +414,8 @@ pub fn copy_calls(
 ) -> Result<(), StoreError> {
     type Head = (i64, i64, String, String, String, String, Option<i64>, String);
     type Tail = (String, Option<i64>, i64, Option<String>, Option<String>, Option<i64>, Option<i64>, Option<String>);
-    let rows: Vec<(Head, Tail)> = calls::table
+    type Clocks = (i64, Option<i64>, Option<i64>);
+    let rows: Vec<(Head, Tail, Clocks)> = calls::table
         .filter(calls::execution_id.eq(from.as_str()))
         .filter(calls::resume_group.le(fork.suspension))
         .order(calls::call_id)
@@ -409,9 +440,10 @@ pub fn copy_calls(
                 calls::completed_at,
                 calls::options,
             ),
+            (calls::created_at, calls::started_at, calls::deadline_at),
         ))
         .load(conn)?;
-    for ((call, group, kind, function, args, kwargs, line, queue), tail) in rows {
+    for ((call, group, kind, function, args, kwargs, line, queue), tail, (made, begun, over)) in rows {
         let (status, wake, attempt, result, error, delivered, completed, options) = tail;
         let told = fork.has_seen(rows::call_id(call)?, delivered.map(Epoch), completed.map(Timestamp));
         let set =
@@ -425,7 +457,10 @@ pub fn copy_calls(
             None => (CallStatus::Pending.as_str().to_owned(), None, None),
         };
         let open = status == CallStatus::Pending.as_str();
-        let due = open && (kind == CallKind::Function.as_str() || kind == CallKind::Timer.as_str());
+        let again = match kind.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))? {
+            kind if open => Again::of(kind, (function.clone(), options.clone(), made, begun, over), now)?,
+            _ => Again { due: None, deadline: None },
+        };
         diesel::insert_into(calls::table)
             .values((
                 (
@@ -447,7 +482,8 @@ pub fn copy_calls(
                     calls::result.eq(result),
                     calls::error.eq(error),
                     calls::delivered_in.eq(told.then(|| delivered.unwrap_or(TO_NOBODY.0))),
-                    calls::due_at.eq(due.then_some(now.0)),
+                    calls::due_at.eq(again.due),
+                    calls::deadline_at.eq(again.deadline),
                     calls::created_at.eq(now.0),
                     calls::completed_at.eq((!open).then(|| completed.unwrap_or(now.0))),
                     calls::options.eq(options),

@@ -8,7 +8,9 @@ pub mod calls;
 pub mod children;
 mod connection;
 pub mod control;
+mod doubt;
 pub mod endings;
+mod error;
 pub mod executions;
 pub mod files;
 pub mod logs;
@@ -26,90 +28,16 @@ pub mod workflows;
 mod writer;
 
 pub use connection::{DatabaseUrl, DbConnection, InvalidDatabaseUrl};
+pub use error::StoreError;
 pub use writer::Busy;
 
 use std::sync::Arc;
 
-use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
 use connection::{CONNECT_TIMEOUT, Manager};
+use schema::secrets;
 use writer::Writer;
-
-/// Why the store could not do something.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Nobody answers there, or not as a database would.
-    #[error("cannot open the database {url}: {cause}")]
-    Unreachable {
-        /// Where, without the password.
-        url: String,
-        /// What the system or the server said.
-        cause: String,
-    },
-    /// The connection broke, or the database is busy or full; the same may succeed later.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(String),
-    /// The schema was made by a later version of this program.
-    #[error(
-        "the database was migrated by a newer version (it has migration {newer}, which this program does not know): \
-         use that version or a later one"
-    )]
-    TooNew {
-        /// The migration that is not known here.
-        newer: String,
-    },
-    /// The schema was made by an earlier version of this program, or there is none.
-    #[error("the database {url} lacks the migration {missing}: run durable migrate")]
-    NotMigrated {
-        /// Where, without the password.
-        url: String,
-        /// The first that is missing.
-        missing: String,
-    },
-    /// A migration failed; the schema is as it was.
-    #[error("the database cannot be migrated: {0}")]
-    Migration(String),
-    /// A row contradicts itself.
-    #[error("the database holds an inconsistent row: {0}")]
-    Inconsistent(String),
-    /// There is already such a row.
-    #[error("there is already such a row: {0}")]
-    Duplicate(String),
-    /// The query itself is wrong, or a constraint refused it.
-    #[error("the database refused the query: {0}")]
-    Refused(String),
-    /// The process is ending.
-    #[error("the database writer has ended")]
-    WriterGone,
-}
-
-impl StoreError {
-    /// Whether the same request may succeed later, without anybody doing anything.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unreachable { .. })
-    }
-}
-
-impl From<DieselError> for StoreError {
-    fn from(error: DieselError) -> Self {
-        match &error {
-            DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, info) => {
-                Self::Duplicate(info.message().to_owned())
-            }
-            DieselError::DatabaseError(
-                DatabaseErrorKind::ForeignKeyViolation
-                | DatabaseErrorKind::NotNullViolation
-                | DatabaseErrorKind::CheckViolation
-                | DatabaseErrorKind::ExclusionViolation
-                | DatabaseErrorKind::RestrictViolation,
-                info,
-            ) => Self::Refused(info.message().to_owned()),
-            DieselError::DatabaseError(_, info) => Self::Unavailable(info.message().to_owned()),
-            DieselError::BrokenTransactionManager => Self::Unavailable(error.to_string()),
-            _ => Self::Refused(error.to_string()),
-        }
-    }
-}
 
 /// A database: many readers, one writer that commits in groups. Clones share both.
 #[derive(Clone)]
@@ -117,6 +45,8 @@ pub struct Db {
     readers: r2d2::Pool<Manager>,
     writer: Writer,
     url: Arc<DatabaseUrl>,
+    /// What makes jobs unforgeable; the same in every process on this database.
+    job_key: [u8; 32],
 }
 
 impl Db {
@@ -124,7 +54,7 @@ impl Db {
     pub fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
         let mut conn = url.connect()?;
         migrate::migrate(&mut conn)?;
-        Ok(Self::on(url, conn))
+        Self::on(url, conn)
     }
 
     /// Opens a database whose schema has to be up to date already. Blocks; call it before serving.
@@ -133,10 +63,12 @@ impl Db {
         if let Some(missing) = migrate::missing(&mut conn)? {
             return Err(StoreError::NotMigrated { url: url.to_string(), missing });
         }
-        Ok(Self::on(url, conn))
+        Self::on(url, conn)
     }
 
-    fn on(url: &DatabaseUrl, conn: DbConnection) -> Self {
+    fn on(url: &DatabaseUrl, mut conn: DbConnection) -> Result<Self, StoreError> {
+        let secret: String = secrets::table.filter(secrets::name.eq("jobs")).select(secrets::value).first(&mut conn)?;
+        let job_key = blake3::derive_key("durable-monty jobs", secret.as_bytes());
         let readers = r2d2::Pool::builder()
             .max_size(4)
             .min_idle(Some(0))
@@ -145,7 +77,16 @@ impl Db {
             .test_on_check_out(matches!(url, DatabaseUrl::Postgres(_)))
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build_unchecked(Manager(url.clone()));
-        Self { readers, writer: Writer::spawn(url.clone(), conn), url: Arc::new(url.clone()) }
+        Ok(Self { readers, writer: Writer::spawn(url.clone(), conn), url: Arc::new(url.clone()), job_key })
+    }
+
+    /// A mark that only who can read the database can put on these parts of a job.
+    pub fn seal(&self, parts: &[&[u8]]) -> String {
+        let mut hasher = blake3::Hasher::new_keyed(&self.job_key);
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
     }
 
     /// Where it is.

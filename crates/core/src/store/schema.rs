@@ -183,3 +183,10 @@ diesel::joinable!(origins -> executions (execution_id));
 diesel::allow_tables_to_appear_in_same_query!(
     sources, executions, origins, calls, attempts, logs, workers, callbacks, signals, workflows, snapshots, versions
 );
+
+diesel::table! {
+    secrets (name) {
+        name -> Text,
+        value -> Text,
+    }
+}

@@ -4,6 +4,7 @@ use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
 use super::{DbConnection, StoreError, executions::keep_source, files, schema::workflows};
 use crate::{
+    id::check_name,
     interpreter::Program,
     model::{Deployed, Files, Json},
     time::Timestamp,
@@ -24,6 +25,7 @@ pub fn deploy(
     (program, files): (&Program, &Files),
     now: Timestamp,
 ) -> Result<Deployed, StoreError> {
+    check_name("the workflow", name).map_err(|invalid| StoreError::Refused(invalid.to_string()))?;
     let newest = newest(conn, name)?;
     let files = files::keep(conn, files)?;
     let same = |newest: &Deployed| newest.source_hash == program.hash && newest.files == files;

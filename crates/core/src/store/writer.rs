@@ -15,12 +15,16 @@ use std::{
 };
 
 use diesel::{
-    Connection,
+    Connection, RunQueryDsl,
     connection::{AnsiTransactionManager, TransactionManager},
+    sql_query,
 };
 use tokio::sync::oneshot;
 
-use super::{DatabaseUrl, DbConnection, StoreError};
+use super::{
+    DatabaseUrl, DbConnection, StoreError,
+    doubt::{ASK, Marks},
+};
 
 /// How long a write may wait for company.
 const GATHER: Duration = Duration::from_millis(1);
@@ -31,10 +35,14 @@ const LAZY: Duration = Duration::from_millis(50);
 /// Most writes in one commit.
 const MAX_BATCH: usize = 512;
 
-/// How long a broken connection waits before it is opened anew.
+/// The least time between two connections that were not to be had.
 const RECONNECT: Duration = Duration::from_millis(200);
 
-/// Something to do inside a transaction. Run again, alone, when the group that it was in failed.
+/// How often a group is repeated because its connection broke, and because others were in its way.
+const LOST: u32 = 1;
+const CONFLICTS: u32 = 8;
+
+/// Something to do inside a transaction. Run again when the group that it was in was not committed.
 trait Write: Send {
     fn run(&mut self, conn: &mut DbConnection) -> Result<(), StoreError>;
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
@@ -88,7 +96,11 @@ impl Writer {
         let (queue, arrivals) = channel();
         let commits = Arc::new(AtomicU64::new(0));
         let busy = Arc::new(AtomicUsize::new(0));
-        let thread = Loop { url, conn: Some(conn), arrivals, commits: commits.clone(), busy: busy.clone() };
+        let mut marks = Marks::new();
+        let mut conn = conn;
+        marks.connected(&mut conn);
+        let (committed, awaited) = (commits.clone(), busy.clone());
+        let thread = Loop { url, conn: Some(conn), failed: None, marks, arrivals, commits: committed, busy: awaited };
         thread::Builder::new()
             .name("durable-writer".into())
             .spawn(move || thread.run())
@@ -134,9 +146,29 @@ impl Writer {
 struct Loop {
     url: DatabaseUrl,
     conn: Option<DbConnection>,
+    /// When a connection was tried last, if none was to be had.
+    failed: Option<Instant>,
+    marks: Marks,
     arrivals: Receiver<Message>,
     commits: Arc<AtomicU64>,
     busy: Arc<AtomicUsize>,
+}
+
+/// A write of the next commit.
+struct Entry {
+    write: Box<dyn Write>,
+    /// Why it alone is not part of it.
+    refused: Option<StoreError>,
+}
+
+/// Why a transaction was not committed.
+enum Undone {
+    /// One of its writes, or the database, said no.
+    Failed(StoreError),
+    /// The connection broke.
+    Lost(StoreError),
+    /// The connection broke during the commit.
+    InDoubt(StoreError),
 }
 
 impl Loop {
@@ -178,65 +210,162 @@ impl Loop {
         Some(batch)
     }
 
-    fn commit(&mut self, mut batch: Vec<Box<dyn Write>>) {
-        if self.transaction(&mut batch).is_ok() {
-            batch.into_iter().for_each(|write| write.answer(Ok(())));
-            return;
+    fn commit(&mut self, batch: Vec<Box<dyn Write>>) {
+        let mut batch: Vec<Entry> = batch.into_iter().map(|write| Entry { write, refused: None }).collect();
+        let done = self.until_committed(&mut batch);
+        if let Err(error) = &done {
+            tracing::debug!(%error, writes = batch.len(), "writes failed");
         }
-        // One of them failed, and with it the transaction. Alone, each gets its own answer.
-        for write in batch {
-            let mut alone = [write];
-            let outcome = self.transaction(&mut alone);
-            if let Err(error) = &outcome {
-                tracing::debug!(%error, "a write failed");
-            }
-            let [write] = alone;
-            write.answer(outcome);
+        for Entry { write, refused } in batch {
+            write.answer(refused.map_or_else(|| done.clone(), Err));
         }
     }
 
-    fn transaction(&mut self, batch: &mut [Box<dyn Write>]) -> Result<(), StoreError> {
-        let conn = self.connection()?;
-        let work = |conn: &mut DbConnection| batch.iter_mut().try_for_each(|write| write.run(conn));
-        let outcome = match conn {
-            // Immediate: a transaction that reads first and is then refused the lock would have to start over.
-            DbConnection::Sqlite(_) => immediate(conn, work),
-            DbConnection::Postgres(_) => conn.transaction(work),
+    /// Commits a group. When one write is refused, the others are committed without it.
+    fn until_committed(&mut self, batch: &mut [Entry]) -> Result<(), StoreError> {
+        let (mut apart, mut lost, mut conflicts) = (false, 0, 0);
+        loop {
+            match self.transaction(batch, apart) {
+                Ok(()) => return Ok(()),
+                Err(Undone::Failed(StoreError::Conflict(_))) if conflicts < CONFLICTS => conflicts += 1,
+                Err(Undone::Failed(error))
+                    if !apart && (batch.len() > 1 || matches!(error, StoreError::Duplicate(_))) =>
+                {
+                    apart = true;
+                }
+                Err(Undone::Failed(error)) => return Err(error),
+                Err(Undone::InDoubt(error)) => {
+                    tracing::warn!(%error, "the connection broke during a commit: asking whether it was done");
+                    if self.was_committed(error)? {
+                        self.commits.fetch_add(1, Ordering::Relaxed);
+                        return Ok(());
+                    }
+                    lost += 1;
+                    if lost > LOST {
+                        return Err(StoreError::Unavailable("the connection breaks at every commit".into()));
+                    }
+                }
+                Err(Undone::Lost(_)) if lost < LOST => lost += 1,
+                Err(Undone::Lost(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes are run in one transaction; `apart`, each in a savepoint, so that it takes back nothing but itself.
+    fn transaction(&mut self, batch: &mut [Entry], apart: bool) -> Result<(), Undone> {
+        self.connect().map_err(Undone::Lost)?;
+        let Some(conn) = &mut self.conn else { return Err(Undone::Lost(StoreError::WriterGone)) };
+        let marks = &mut self.marks;
+        let outcome = begin(conn).and_then(|()| {
+            run(conn, batch, apart)?;
+            marks.mark(conn)
+        });
+        let undone = match outcome {
+            Ok(()) if is_broken(conn) => Undone::Lost(StoreError::Unavailable("the connection broke".into())),
+            Ok(()) => match TransactionManagerOf::commit_transaction(conn) {
+                Ok(()) => {
+                    self.commits.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(error) => match StoreError::from(error) {
+                    error @ StoreError::Unavailable(_) if !conn.is_serial() => {
+                        marks.doubt();
+                        Undone::InDoubt(error)
+                    }
+                    // There is nothing between SQLite and us that could lose an answer.
+                    error => Undone::Failed(error),
+                },
+            },
+            Err(error) => {
+                let rolled_back = TransactionManagerOf::rollback_transaction(conn);
+                if rolled_back.is_ok() && lives(conn, &error) { Undone::Failed(error) } else { Undone::Lost(error) }
+            }
         };
-        match &outcome {
-            Ok(()) => {
-                self.commits.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) if error.is_passing() => self.conn = None,
-            Err(_) => {}
+        if !matches!(undone, Undone::Failed(_)) || TransactionManagerOf::is_broken_transaction_manager(conn) {
+            self.conn = None;
         }
-        outcome
+        Err(undone)
     }
 
-    fn connection(&mut self) -> Result<&mut DbConnection, StoreError> {
-        if self.conn.is_none() {
-            thread::sleep(RECONNECT);
-            self.conn = Some(self.url.connect()?);
+    fn was_committed(&mut self, doubt: StoreError) -> Result<bool, StoreError> {
+        let until = Instant::now() + ASK;
+        loop {
+            let asked = self.connect().and_then(|()| match &mut self.conn {
+                Some(conn) => self.marks.was_committed(conn),
+                None => Err(StoreError::WriterGone),
+            });
+            match asked {
+                Ok(committed) => {
+                    tracing::info!(committed, "a commit in doubt was looked up");
+                    return Ok(committed);
+                }
+                Err(error) if error.is_passing() && Instant::now() < until => self.conn = None,
+                Err(_) => {
+                    self.conn = None;
+                    return Err(StoreError::Unavailable(format!("{doubt}; whether it was done is not known")));
+                }
+            }
         }
-        self.conn.as_mut().ok_or(StoreError::WriterGone)
+    }
+
+    fn connect(&mut self) -> Result<(), StoreError> {
+        if self.conn.is_some() {
+            return Ok(());
+        }
+        if let Some(failed) = self.failed {
+            thread::sleep(RECONNECT.saturating_sub(failed.elapsed()));
+        }
+        let connected = self.url.connect();
+        self.failed = connected.is_err().then(Instant::now);
+        let mut conn = connected?;
+        self.marks.connected(&mut conn);
+        self.conn = Some(conn);
+        Ok(())
     }
 }
 
-/// A transaction that takes SQLite's write lock at its start.
-fn immediate(
-    conn: &mut DbConnection,
-    work: impl FnOnce(&mut DbConnection) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    if let DbConnection::Sqlite(sqlite) = conn {
-        AnsiTransactionManager::begin_transaction_sql(sqlite, "BEGIN IMMEDIATE")?;
+/// Begins a transaction, in SQLite with the write lock: one that reads first and is then refused the lock would have to
+/// start over.
+fn begin(conn: &mut DbConnection) -> Result<(), StoreError> {
+    match conn {
+        DbConnection::Sqlite(sqlite) => AnsiTransactionManager::begin_transaction_sql(sqlite, "BEGIN IMMEDIATE")?,
+        DbConnection::Postgres(_) => TransactionManagerOf::begin_transaction(conn)?,
     }
-    match work(conn) {
-        Ok(()) => Ok(TransactionManagerOf::commit_transaction(conn)?),
-        Err(error) => {
-            // A connection on which even this fails is replaced.
-            TransactionManagerOf::rollback_transaction(conn)?;
-            Err(error)
+    Ok(())
+}
+
+fn run(conn: &mut DbConnection, batch: &mut [Entry], apart: bool) -> Result<(), StoreError> {
+    for entry in batch {
+        entry.refused = None;
+        if !apart {
+            entry.write.run(conn)?;
+            continue;
         }
+        let mut alone = || conn.transaction(|conn| entry.write.run(conn));
+        let outcome = match alone() {
+            // Somebody else inserted the same at the same moment: now it can be seen.
+            Err(StoreError::Duplicate(_)) => alone(),
+            outcome => outcome,
+        };
+        match outcome {
+            // What another transaction holds is let go of by beginning anew.
+            Err(error @ StoreError::Conflict(_)) => return Err(error),
+            outcome => entry.refused = outcome.err(),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the open transaction can neither go on nor be committed.
+fn is_broken(conn: &mut DbConnection) -> bool {
+    TransactionManagerOf::transaction_manager_status_mut(conn).transaction_depth().is_err()
+}
+
+/// Whether a connection still answers after this error.
+fn lives(conn: &mut DbConnection, error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(_) => sql_query("SELECT 1").execute(conn).is_ok(),
+        _ => true,
     }
 }
 

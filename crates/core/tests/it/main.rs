@@ -19,3 +19,4 @@ mod tracebacks;
 mod values;
 mod waits;
 mod wake;
+mod writes;

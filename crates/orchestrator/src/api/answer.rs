@@ -102,9 +102,12 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        match error.is_passing() || matches!(error, StoreError::WriterGone) {
-            true => Self::away("the database", &error),
-            false => Self::broken(&error),
+        match error {
+            StoreError::Refused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", error),
+            error if error.is_passing() || matches!(error, StoreError::WriterGone) => {
+                Self::away("the database", &error)
+            }
+            error => Self::broken(&error),
         }
     }
 }
@@ -143,6 +146,7 @@ impl From<OrchestrationError> for ApiError {
             | OrchestrationError::Parted { .. }
             | OrchestrationError::Busy(_)
             | OrchestrationError::Exists { .. } => Self::conflict(error),
+            OrchestrationError::Name(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_name", error),
             OrchestrationError::Input(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_inputs", error),
             OrchestrationError::Advance { .. } | OrchestrationError::Compile { .. } => Self::broken(&error),
         }

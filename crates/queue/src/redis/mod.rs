@@ -10,7 +10,7 @@ mod server;
 mod settings;
 
 pub use rq::Serializer;
-pub use settings::{InvalidRedisSettings, RedisSettings, check_queue, shown_url};
+pub use settings::{ForeignQueue, InvalidRedisSettings, RedisSettings, check_queue, shown_url};
 
 use std::{
     collections::HashMap,
@@ -134,8 +134,8 @@ impl RedisQueue {
         if settings.prefix.is_empty() || !settings.prefix.chars().all(fits) {
             return Err(InvalidRedisSettings::Prefix(settings.prefix));
         }
-        for (queue, _) in &settings.foreign {
-            check_queue(queue)?;
+        for queue in &settings.foreign {
+            check_queue(&queue.name)?;
         }
         let server = Arc::new(Server::new(&settings)?);
         let shared = Shared {
@@ -145,7 +145,7 @@ impl RedisQueue {
             listener: OnceLock::new(),
             bells: broadcast::channel(BELLS_KEPT).0,
             epoch: Mutex::default(),
-            foreign: settings.foreign.iter().map(|(queue, _)| queue.clone()).collect(),
+            foreign: settings.foreign.iter().map(|queue| queue.name.clone()).collect(),
             born: iso_now(),
         };
         Ok(Self { keys: Keys::new(&settings.prefix), settings: Arc::new(settings), server, shared: Arc::new(shared) })
@@ -233,12 +233,12 @@ impl RedisQueue {
         Ok(Some(leases.collect()))
     }
 
-    fn serializer(&self, queue: &str) -> Option<Serializer> {
-        self.settings.foreign.iter().find(|(name, _)| name == queue).map(|(_, serializer)| *serializer)
+    fn foreign_queue(&self, queue: &str) -> Option<&ForeignQueue> {
+        self.settings.foreign.iter().find(|foreign| foreign.name == queue)
     }
 
     fn written(&self, job: Job) -> Push {
-        match self.serializer(&job.queue) {
+        match self.foreign_queue(&job.queue).map(|queue| queue.serializer) {
             None => Push { data: job.body.clone().into_bytes(), job, resume: "" },
             Some(serializer) => {
                 let data = serializer.write(&job.body).unwrap_or_else(|error| {
@@ -318,15 +318,13 @@ fn function_of(body: &str) -> &str {
     body.split('"').nth(1).unwrap_or_default()
 }
 
-/// Stock producers compress; we do not. What cannot be read is refused by whoever runs it.
+/// Stock producers compress; we do not. What cannot be read is refused by whoever runs it, and so is what inflates to more
+/// than any job of theirs has to hold.
 fn read_body(data: &[u8]) -> String {
-    let mut inflated = Vec::new();
-    let plain = if data.first() == Some(&0x78) {
-        std::io::Read::read_to_end(&mut flate2::read::ZlibDecoder::new(data), &mut inflated).map_or(data, |_| &inflated)
-    } else {
-        data
-    };
-    String::from_utf8_lossy(plain).into_owned()
+    match data.first() {
+        Some(0x78) => rq::inflated(data).unwrap_or_default(),
+        _ => String::from_utf8_lossy(data).into_owned(),
+    }
 }
 
 /// The time as RQ writes it.
@@ -474,6 +472,10 @@ impl Queue for RedisQueue {
 
     fn foreign(&self) -> &[String] {
         &self.shared.foreign
+    }
+
+    fn takes(&self, queue: &str, function: &str) -> bool {
+        self.foreign_queue(queue).is_none_or(|foreign| foreign.takes(function))
     }
 
     async fn foreign_result(&self, lease: &Lease) -> Result<Option<ForeignResult>, QueueError> {

@@ -136,15 +136,19 @@ pub(super) fn result(status: &str, entry: Option<&HashMap<String, Vec<u8>>>) -> 
                     retryable: false,
                 }),
         },
-        _ => Err(failure(field("exc_string").and_then(|text| inflated(text)))),
+        _ => Err(failure(field("exc_string").and_then(|text| inflated(&STANDARD.decode(text).ok()?)))),
     }
 }
 
-fn inflated(text: &[u8]) -> Option<String> {
-    let bytes = STANDARD.decode(text).ok()?;
-    let mut inflated = String::new();
-    flate2::read::ZlibDecoder::new(bytes.as_slice()).read_to_string(&mut inflated).ok()?;
-    Some(inflated)
+/// Most bytes that compressed data may stand for: a megabyte of it can stand for a gigabyte.
+const MOST_INFLATED: u64 = 1 << 20;
+
+/// Compressed text; none when it cannot be read, or is too long.
+pub(super) fn inflated(bytes: &[u8]) -> Option<String> {
+    let mut inflated = Vec::new();
+    let mut decoder = flate2::read::ZlibDecoder::new(bytes).take(MOST_INFLATED + 1);
+    decoder.read_to_end(&mut inflated).ok()?;
+    (inflated.len() as u64 <= MOST_INFLATED).then(|| String::from_utf8_lossy(&inflated).into_owned())
 }
 
 fn failure(traceback: Option<String>) -> ForeignFailure {
@@ -188,6 +192,17 @@ mod tests {
         assert_eq!(bytes[0], 0x80);
         assert_eq!(Serializer::read(&bytes).unwrap(), body);
         assert_eq!(Serializer::Json.write(body).unwrap(), body.as_bytes());
+    }
+
+    #[test]
+    fn what_inflates_to_gigabytes_is_not_inflated() {
+        let zipped = |len: usize| {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+            std::io::Write::write_all(&mut encoder, &vec![b'x'; len]).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(inflated(&zipped(1 << 20)).map(|text| text.len()), Some(1 << 20));
+        assert_eq!(inflated(&zipped((1 << 20) + 1)), None);
     }
 
     #[test]

@@ -16,8 +16,60 @@ pub struct RedisSettings {
     pub lease: Duration,
     /// How many jobs may wait per queue; the rest stays with the dispatcher.
     pub capacity: usize,
-    /// Queues that stock RQ workers serve, with their serialisers.
-    pub foreign: Vec<(String, Serializer)>,
+    /// Queues that stock RQ workers serve.
+    pub foreign: Vec<ForeignQueue>,
+}
+
+/// A queue that stock RQ workers serve. They run whatever a job names, so only what is listed here gets there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignQueue {
+    /// Its name.
+    pub name: String,
+    /// How its workers are told to read jobs.
+    pub serializer: Serializer,
+    /// Functions that may be called there: `module.function`, or `module.*` for all of a module's own.
+    pub functions: Vec<String>,
+}
+
+impl ForeignQueue {
+    /// Reads `NAME=SERIALIZER:FUNCTION,FUNCTION,NAME=…`.
+    pub fn read_all(text: &str) -> Result<Vec<Self>, String> {
+        let mut queues: Vec<Self> = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match (part.split_once('='), queues.last_mut()) {
+                (None, Some(queue)) if !queue.functions.is_empty() => queue.functions.push(pattern(part)?),
+                (None, _) => queues.push(Self::read(part, "pickle")?),
+                (Some((name, rest)), _) => queues.push(Self::read(name, rest)?),
+            }
+        }
+        Ok(queues)
+    }
+
+    fn read(name: &str, rest: &str) -> Result<Self, String> {
+        check_queue(name).map_err(|error| error.to_string())?;
+        let (serializer, first) =
+            rest.split_once(':').map_or((rest, None), |(serializer, first)| (serializer, Some(first)));
+        let functions = first.map(pattern).into_iter().collect::<Result<_, _>>()?;
+        Ok(Self { name: name.to_owned(), serializer: serializer.parse()?, functions })
+    }
+
+    /// Whether a function may be called there.
+    pub fn takes(&self, function: &str) -> bool {
+        // `tasks.*` is no `tasks.os.system`: RQ would follow the dots to whatever the module has imported.
+        let (module, _) = function.rsplit_once('.').unwrap_or_default();
+        self.functions.iter().any(|allowed| {
+            allowed == function || allowed.strip_suffix(".*").is_some_and(|whole| !module.is_empty() && whole == module)
+        })
+    }
+}
+
+fn pattern(text: &str) -> Result<String, String> {
+    let word = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let (module, last) = text.rsplit_once('.').unwrap_or(("", text));
+    if module.split('.').all(word) && (last == "*" || word(last)) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} names no function: use module.function, or module.* for all of a module"))
 }
 
 impl RedisSettings {
@@ -48,7 +100,7 @@ pub enum InvalidRedisSettings {
     #[error("{0:?} cannot be a key prefix: use letters, digits and _ . : {{ }} -")]
     Prefix(String),
     /// Not a queue.
-    #[error("{0:?} cannot name a queue: use letters, digits and _ . -")]
+    #[error("{0:?} cannot name a queue: use 1 to 200 letters, digits and _ . -")]
     QueueName(String),
 }
 
@@ -68,10 +120,14 @@ pub fn shown_url(url: &str) -> String {
     }
 }
 
+/// Longest name of a queue: databases index it.
+const LONGEST_NAME: usize = 200;
+
 /// Refuses names that RQ's keys or command lines could not hold.
 pub fn check_queue(name: &str) -> Result<(), InvalidRedisSettings> {
-    let fits = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
-    if fits { Ok(()) } else { Err(InvalidRedisSettings::QueueName(name.to_owned())) }
+    let short = (1..=LONGEST_NAME).contains(&name.len());
+    let fits = short && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+    if fits { Ok(()) } else { Err(InvalidRedisSettings::QueueName(name.chars().take(60).collect())) }
 }
 
 #[cfg(test)]
@@ -95,9 +151,32 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_queue_takes_what_is_listed_and_nothing_else() {
+        let queues = ForeignQueue::read_all("legacy=pickle:tasks.*,reports.build,other=json,third=json:a.b").unwrap();
+        let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
+        assert_eq!(names, ["legacy", "other", "third"]);
+        for (function, taken) in [
+            ("tasks.f", true),
+            ("reports.build", true),
+            ("reports.other", false),
+            ("tasks", false),
+            ("subprocess.getoutput", false),
+            ("tasks.os.system", false),
+            ("eval", false),
+            ("f", false),
+        ] {
+            assert_eq!(queues[0].takes(function), taken, "{function}");
+            assert!(!queues[1].takes(function), "nothing is listed: {function}");
+        }
+        for bad in ["q=yaml", "q=json:*", "q=json:eval", "q=json:", "a b=json", "q=json:tasks.f()"] {
+            assert!(ForeignQueue::read_all(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn names_are_checked() {
         assert!(check_queue("gpu-1.fast_lane").is_ok());
-        for bad in ["", "a,b", "a:b", "a b", "ä"] {
+        for bad in ["", "a,b", "a:b", "a b", "ä", "a\0b", &"x".repeat(201)] {
             assert!(check_queue(bad).is_err(), "{bad}");
         }
         let settings = RedisSettings { prefix: "r q".into(), ..RedisSettings::new("redis://h") };

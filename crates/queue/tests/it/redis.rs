@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use durable_queue::{
-    Enqueued, Fate, Job, JobId, Lease, Presence, Queue, QueueError, RedisQueue, RedisSettings, Serializer, Way,
+    Enqueued, Fate, ForeignQueue, Job, JobId, Lease, Presence, Queue, QueueError, RedisQueue, RedisSettings, Way,
     conformance,
 };
 use durable_testing::{Redis, eventually};
@@ -351,7 +351,7 @@ async fn workers_are_shown_and_leave() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_foreign_job_is_told_of_when_it_is_pushed_again() {
     let redis = Redis::start(&[]);
-    let foreign = vec![("q".to_owned(), Serializer::Json)];
+    let foreign = ForeignQueue::read_all("q=json:tasks.*").unwrap();
     let queue = queue(RedisSettings { foreign, ..settings(&redis) });
     assert_eq!(push(&queue, job("a", 1)).await, Enqueued::Queued);
     assert_eq!(redis.cli(&["HGET", "rq:job:resume-a", "status"]), "deferred");

@@ -83,7 +83,8 @@ fn folder() -> tempfile::TempDir {
 #[test]
 fn stock_workers_of_both_versions_run_a_workflow_also_when_functions_fail_and_work_horses_die() {
     let folder = folder();
-    let queues = ["py2=pickle", "js2=json", "py3=pickle", "js3=json"].join(",");
+    let queues =
+        ["py2=pickle", "js2=json", "py3=pickle", "js3=json"].map(|queue| format!("{queue}:rqtasks.*")).join(",");
     let settings =
         ClusterSettings { workers: 0, env: vec![("DURABLE_RQ_QUEUES".into(), queues)], ..ClusterSettings::default() };
     let cluster = Cluster::start(settings).unwrap();
@@ -111,6 +112,41 @@ fn stock_workers_of_both_versions_run_a_workflow_also_when_functions_fail_and_wo
     assert_eq!(refused, "12");
 }
 
+/// Calls what nobody meant to be called, and a queue that it was not started in.
+const ESCAPES: &str = "
+import durable
+
+async def main(queue: str):
+    said = []
+    for function in ['subprocess.getoutput', 'rqtasks.os.system', 'eval', 'rqtasks.double']:
+        try:
+            await durable.call(function, 'id', queue=queue)
+        except PermissionError as error:
+            said.append(str(error))
+    return said
+";
+
+#[test]
+fn a_queue_of_stock_workers_is_no_way_out_of_the_sandbox() {
+    let folder = folder();
+    let path = folder.path().join("escapes.py");
+    std::fs::write(&path, ESCAPES).unwrap();
+    let queues = "legacy=json:rqtasks.refuse,open=pickle".to_owned();
+    let settings =
+        ClusterSettings { workers: 0, env: vec![("DURABLE_RQ_QUEUES".into(), queues)], ..ClusterSettings::default() };
+    let cluster = Cluster::start(settings).unwrap();
+    for (start, queue, part) in [
+        ("legacy", "legacy", "--rq-queue does not list it"),
+        ("open", "open", "--rq-queue does not list it"),
+        ("default", "legacy", "only executions that are started in the queue legacy"),
+    ] {
+        let output = cluster.complete(&path, &["--queue", start, "--input", &format!("queue={queue}")]);
+        let said: Vec<String> = serde_json::from_str(&output).unwrap();
+        assert!(said.len() == 4 && said.iter().all(|said| said.contains(part)), "{start} {queue}: {said:?}");
+    }
+    assert_eq!(cluster.redis.cli(&["LLEN", "rq:queue:legacy"]), "0");
+}
+
 #[test]
 fn a_mixed_fleet_runs_eight_hundred_jobs_once_each() {
     let folder = folder();
@@ -125,7 +161,7 @@ fn a_mixed_fleet_runs_eight_hundred_jobs_once_each() {
             "--concurrency".into(),
             "2".into(),
         ],
-        env: vec![("DURABLE_RQ_QUEUES".into(), "mixed=json".into())],
+        env: vec![("DURABLE_RQ_QUEUES".into(), "mixed=json:rqtasks.*".into())],
         ..ClusterSettings::default()
     };
     let cluster = Cluster::start(settings).unwrap();

@@ -9,7 +9,7 @@ use durable_testing::{Cluster, Proxy};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "worker killed (SIGKILL)",
     "worker asked to stop (SIGTERM)",
     "worker frozen past its lease (SIGSTOP, SIGCONT)",
@@ -20,10 +20,11 @@ const KINDS: [&str; 10] = [
     "Postgres killed and started again",
     "database connections cut",
     "Redis connections cut",
+    "a COMMIT passed on, its answer lost",
 ];
 
 /// How often each is chosen, in parts of a hundred.
-const WEIGHTS: [u32; 10] = [22, 8, 12, 12, 6, 8, 6, 5, 11, 10];
+const WEIGHTS: [u32; 11] = [20, 7, 10, 10, 5, 7, 5, 5, 9, 8, 14];
 
 /// Longer than the leases and claims of the cluster.
 const FROZEN: Duration = Duration::from_secs(5);
@@ -101,8 +102,12 @@ impl<'a> Faults<'a> {
                 self.postgres.cut();
                 Ok(())
             }
-            _ => {
+            9 => {
                 self.redis.cut();
+                Ok(())
+            }
+            _ => {
+                self.postgres.lose_commits(1);
                 Ok(())
             }
         };
@@ -149,6 +154,7 @@ impl<'a> Faults<'a> {
 
     /// No more faults: everything runs again.
     pub(crate) fn heal(&mut self) {
+        self.postgres.lose_commits(0);
         for (who, _) in std::mem::take(&mut self.frozen) {
             self.send(who, Signal::CONT);
         }

@@ -72,7 +72,9 @@ pub(crate) fn check(cluster: &Cluster, load: &Load) -> Vec<Check> {
             "every child completed",
             "SELECT 1 FROM executions WHERE parent_call_id IS NOT NULL AND status <> 'completed'",
         ),
-        none("no signal was lost", "SELECT 1 FROM signals WHERE call_id IS NULL"),
+        none("no signal was lost", "SELECT 1 FROM signals WHERE call_id IS NULL AND name <> 'note'"),
+        none("no signal was kept twice", "SELECT 1 FROM signals GROUP BY execution_id, name HAVING count(*) > 1"),
+        notes(cluster, load),
         none("no claim is left", "SELECT 1 FROM executions WHERE claimed_by IS NOT NULL OR due_at IS NOT NULL"),
         none("no outcome was recorded twice", &twice("settled")),
         none("no recorded outcome was changed", &of("outcome changed")),
@@ -87,6 +89,15 @@ pub(crate) fn check(cluster: &Cluster, load: &Load) -> Vec<Check> {
         none("no end was changed", &of("end changed")),
         queue(cluster),
     ]
+}
+
+/// What was sent without a key is there once, if anybody was told that it is.
+fn notes(cluster: &Cluster, load: &Load) -> Check {
+    let rows = cluster.sql("SELECT execution_id FROM signals WHERE name = 'note'");
+    let noted = load.noted();
+    let missing = noted.iter().filter(|id| !rows.lines().any(|row| row == id.as_str())).count();
+    let detail = format!("{} acknowledged, {missing} missing", noted.len());
+    Check { what: "every acknowledged signal is there", held: missing == 0, detail }
 }
 
 fn outputs(cluster: &Cluster, load: &Load) -> Check {

@@ -120,15 +120,21 @@ pub(crate) struct Expected {
 pub(crate) struct Load {
     seed: u64,
     started: Mutex<Vec<Expected>>,
+    /// Who was sent a signal without a key, once, and it was acknowledged.
+    noted: Mutex<Vec<String>>,
 }
 
 impl Load {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, started: Mutex::default() }
+        Self { seed, started: Mutex::default(), noted: Mutex::default() }
     }
 
     pub(crate) fn count(&self) -> usize {
         self.with(<[Expected]>::len)
+    }
+
+    pub(crate) fn noted(&self) -> Vec<String> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn with<T>(&self, look: impl FnOnce(&[Expected]) -> T) -> T {
@@ -157,6 +163,9 @@ impl Load {
                 }
             }
             if source == LIFE {
+                if note(cluster, &client, &id) {
+                    self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(id.clone());
+                }
                 signal(cluster, &client, &id);
             }
             self.started.lock().unwrap_or_else(PoisonError::into_inner).push(Expected { id, output });
@@ -178,6 +187,13 @@ impl Load {
             thread::sleep(Duration::from_millis(250));
         }
     }
+}
+
+/// Sends a signal that nobody waits for, once and without a key; answers whether that was acknowledged.
+fn note(cluster: &Cluster, client: &reqwest::blocking::Client, id: &str) -> bool {
+    let url = format!("{}/executions/{id}/signals/note", cluster.api(0));
+    let sent = client.post(url).header("content-type", "application/json").body(GO).send();
+    sent.is_ok_and(|response| response.status().is_success())
 }
 
 /// Sends the signal until it is acknowledged: under one key it is one signal.
