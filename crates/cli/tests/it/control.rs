@@ -16,14 +16,19 @@ fn run(shell: &Shell, arguments: &[&str]) -> Child {
 
 /// Waits until an execution has that status.
 fn until(shell: &Shell, id: &str, status: &str) -> Value {
+    until_so(shell, id, status, |shown| shown["status"] == status)
+}
+
+/// Waits until what is shown of an execution is so.
+fn until_so(shell: &Shell, id: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let begun = Instant::now();
     loop {
         let said = shell.durable(&["show", id, "--json"]);
         let shown: Value = serde_json::from_str(&said.out).unwrap_or_default();
-        if shown["status"] == status {
+        if is_so(&shown) {
             return shown;
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "{id} is not {status}: {}{}", said.out, said.err);
+        assert!(begun.elapsed() < Duration::from_secs(20), "{id} is not {what}: {}{}", said.out, said.err);
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -37,8 +42,10 @@ fn ended(child: Child) -> (Option<i32>, String) {
 fn a_person_approves_from_another_terminal() {
     let shell = Shell::new();
     let running = run(&shell, &["run", &example("human_approval"), "--id", "expense-1"]);
-    let shown = until(&shell, "expense-1", "waiting");
-    assert_eq!(shown["calls"].as_array().unwrap().last().unwrap()["kind"], "signal");
+    let waits = |shown: &Value| {
+        shown["calls"].as_array().and_then(|calls| calls.last()).is_some_and(|it| it["kind"] == "signal")
+    };
+    let shown = until_so(&shell, "expense-1", "waiting for a signal", waits);
     assert_eq!(shown["progress"], "waiting for the manager");
     let said = shell.durable(&["signal", "expense-1", "decision", "yes"]);
     assert!(said.code == Some(2) && said.err.contains("hint: a text needs quotes: '\"yes\"'"), "{}", said.err);
