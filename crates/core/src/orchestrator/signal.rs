@@ -70,7 +70,9 @@ fn send(conn: &mut DbConnection, s: &Signalling, claim: &Claim) -> Result<Option
     let id = &s.execution;
     let Some(execution) = control::lock(conn, id)? else { return Ok(None) };
     if execution.status.is_final() {
-        return Ok(Some(Verdict::Ended(execution.status)));
+        // One that it took before it ended was sent all the same.
+        let repeated = signals::is_known(conn, id, s.key.as_deref())?;
+        return Ok(Some(if repeated { Verdict::Repeated } else { Verdict::Ended(execution.status) }));
     }
     if !signals::insert(conn, id, (&s.name, &s.payload), s.key.as_deref(), claim.now)? {
         return Ok(Some(Verdict::Repeated));

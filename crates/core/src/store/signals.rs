@@ -16,6 +16,18 @@ use crate::{
     time::Timestamp,
 };
 
+/// Whether a signal of that key was sent before.
+pub fn is_known(conn: &mut DbConnection, execution: &ExecutionId, key: Option<&str>) -> Result<bool, StoreError> {
+    let Some(key) = key else { return Ok(false) };
+    let known = signals::table
+        .filter(signals::execution_id.eq(execution.as_str()))
+        .filter(signals::dedupe_key.eq(Some(key)))
+        .select(signals::id)
+        .first::<i64>(conn)
+        .optional()?;
+    Ok(known.is_some())
+}
+
 /// Keeps a signal; false when one of that key is there already.
 pub fn insert(
     conn: &mut DbConnection,
@@ -24,16 +36,8 @@ pub fn insert(
     key: Option<&str>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    if let Some(key) = key {
-        let known = signals::table
-            .filter(signals::execution_id.eq(execution.as_str()))
-            .filter(signals::dedupe_key.eq(Some(key)))
-            .select(signals::id)
-            .first::<i64>(conn)
-            .optional()?;
-        if known.is_some() {
-            return Ok(false);
-        }
+    if is_known(conn, execution, key)? {
+        return Ok(false);
     }
     diesel::insert_into(signals::table)
         .values((
