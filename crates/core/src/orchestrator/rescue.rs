@@ -15,7 +15,7 @@ use super::{
 use crate::{
     id::{ExecutionId, WorkerId},
     model::{Execution, ExecutionStatus},
-    store::{calls, executions, pushes},
+    store::{calls, endings, executions, pushes},
     time::Timestamp,
 };
 
@@ -93,6 +93,7 @@ pub async fn take_over(engine: &Engine, id: &ExecutionId, from: Option<&WorkerId
                 }
             }
             for id in &adopted {
+                endings::all_have_ended(conn, id, now)?;
                 executions::due_now(conn, id, now)?;
                 // Whatever was queued was queued in the memory of the dead.
                 pushes::push_all_now(conn, id, now)?;

@@ -65,6 +65,13 @@ pub fn has_ended(
     Ok(diesel::update(waiting).set(calls::due_at.eq(Some(now.0))).execute(conn)? > 0)
 }
 
+/// Whoever ran an execution by itself is dead, and its functions with it.
+pub fn all_have_ended(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp) -> Result<(), StoreError> {
+    let cancelled = calls::table.filter(calls::execution_id.eq(execution.as_str())).filter(is_ending());
+    diesel::update(cancelled).set(calls::ended_at.eq(Some(now.0))).execute(conn)?;
+    Ok(())
+}
+
 /// Those of these calls of an execution that are open: none of them was cancelled.
 pub fn open_among(conn: &mut DbConnection, execution: &ExecutionId, ids: &[CallId]) -> Result<Vec<String>, StoreError> {
     let ids = ids.iter().map(|id| i64::from(id.0));
