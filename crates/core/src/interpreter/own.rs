@@ -274,7 +274,10 @@ impl Run<'_> {
                               beside it, or that of a deployed workflow";
         let given = given.ok_or_else(|| type_error(WANTED))?;
         match unstable::node(given) {
-            MontyNode::String(name) if !name.is_empty() => Ok(Workflow { name: name.clone(), own: false }),
+            MontyNode::String(name) if !name.is_empty() => {
+                check_name("workflow", name).map_err(|invalid| value_error(invalid.to_string()))?;
+                Ok(Workflow { name: name.clone(), own: false })
+            }
             MontyNode::Function { name, .. } if !name.starts_with(prelude::HOST) => match name.rsplit_once('.') {
                 Some((module, function)) => {
                     Ok(Workflow { name: format!("{}:{function}", children::file_of(module)), own: false })

@@ -236,7 +236,7 @@ impl Loop {
                 Err(Undone::Failed(error)) => return Err(error),
                 Err(Undone::InDoubt(error)) => {
                     tracing::warn!(%error, "the connection broke during a commit: asking whether it was done");
-                    if self.was_committed(error)? {
+                    if self.was_committed(&error)? {
                         self.commits.fetch_add(1, Ordering::Relaxed);
                         return Ok(());
                     }
@@ -287,7 +287,7 @@ impl Loop {
         Err(undone)
     }
 
-    fn was_committed(&mut self, doubt: StoreError) -> Result<bool, StoreError> {
+    fn was_committed(&mut self, doubt: &StoreError) -> Result<bool, StoreError> {
         let until = Instant::now() + ASK;
         loop {
             let asked = self.connect().and_then(|()| match &mut self.conn {
