@@ -140,7 +140,7 @@ fn a_queue_of_stock_workers_is_no_way_out_of_the_sandbox() {
         ("open", "open", "--rq-queue does not list it"),
         ("default", "legacy", "only executions that are started in the queue legacy"),
     ] {
-        let output = cluster.complete(&path, &["--queue", start, "--input", &format!("queue={queue}")]);
+        let output = cluster.complete(&path, &["--queue", start, "--input", &format!("queue=\"{queue}\"")]);
         let said: Vec<String> = serde_json::from_str(&output).unwrap();
         assert!(said.len() == 4 && said.iter().all(|said| said.contains(part)), "{start} {queue}: {said:?}");
     }
