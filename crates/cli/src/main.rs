@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-/// Keeps the interpreter's memory limit: without it a workflow could take the whole process down.
+/// Keeps the memory limit of turns: without it a workflow could take the whole process down.
 #[global_allocator]
-static ALLOCATOR: monty_alloc::LimitedAllocator = monty_alloc::LimitedAllocator;
+static ALLOCATOR: durable_memory::TurnAllocator = durable_memory::TurnAllocator;
 
 fn main() -> ExitCode {
     durable_cli::main()

@@ -23,7 +23,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How often the rows of workers that have died are removed.
 const FORGET: Duration = Duration::from_secs(600);
 
-/// How often a full queue is asked whether it has room.
+/// How often a full queue is asked whether it has room, and how long a process waits that moves on as many executions as it
+/// can.
 const FULL: Duration = Duration::from_millis(100);
 
 /// Ticks until `stop`: sleeps until something is due, is woken when something becomes due sooner,
@@ -65,7 +66,7 @@ async fn rung(bells: &mut Receiver<Bell>) {
 }
 
 struct Clock<'a> {
-    engine: &'a Engine,
+    engine: &'a Arc<Engine>,
     swept: Option<Instant>,
     forgot: Instant,
     /// Queues that have refused jobs; what waits for them is left in the database.
@@ -93,10 +94,13 @@ impl Clock<'_> {
         if !wait.is_zero() {
             return Ok(wait);
         }
-        timers::tick(engine, now).await?;
-        rescue::tick(engine, now).await?;
-        self.full.extend(timers::push(engine, now, self.full.clone()).await?.full);
-        Ok(Duration::ZERO)
+        // What one of them fails at does not keep the others from theirs.
+        let timers = timers::tick(engine, now).await.map(drop);
+        let rescue = if engine.has_room() { rescue::tick(engine, now).await.map(drop) } else { Ok(()) };
+        let pushed = timers::push(engine, now, self.full.clone()).await;
+        let pushed = pushed.map(|pushed| self.full.extend(pushed.full));
+        timers.and(rescue).and(pushed)?;
+        Ok(if engine.has_room() { Duration::ZERO } else { FULL })
     }
 
     async fn sweep(&mut self, now: Timestamp) -> Result<(), OrchestrationError> {

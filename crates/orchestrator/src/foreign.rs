@@ -8,7 +8,7 @@ use durable_core::{
     orchestrator::{
         Engine, OrchestrationError,
         dispatch::call_of,
-        drive::drive,
+        drive,
         settle::{Attempted, Retry, Settled, settle},
     },
     retry::RetryPolicy,
@@ -46,7 +46,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     }
 }
 
-async fn one(engine: &Engine, lease: Lease) {
+async fn one(engine: &Arc<Engine>, lease: Lease) {
     let result = match engine.queue.foreign_result(&lease).await {
         Ok(result) => result,
         Err(error) => return tracing::warn!(%error, "the outcome of a stock worker cannot be read; its lease expires"),
@@ -62,7 +62,7 @@ async fn one(engine: &Engine, lease: Lease) {
     }
 }
 
-async fn settle_and_drive(engine: &Engine, foreign: ForeignResult) -> Result<(), OrchestrationError> {
+async fn settle_and_drive(engine: &Arc<Engine>, foreign: ForeignResult) -> Result<(), OrchestrationError> {
     let Some((execution, call)) = call_of(&foreign.id) else { return Ok(()) };
     let of = AttemptOf { execution, call, number: i64::try_from(foreign.generation).unwrap_or(0) };
     let key = of.clone();
@@ -82,8 +82,8 @@ async fn settle_and_drive(engine: &Engine, foreign: ForeignResult) -> Result<(),
         }
     };
     let attempted = Attempted { of, outcome, retry, started_at: None, worker: None, log: Vec::new() };
-    match settle(engine, attempted).await? {
-        Settled::Recorded(Some(claimed)) => drive(engine, claimed).await,
-        Settled::Recorded(None) | Settled::Retrying | Settled::Ignored => Ok(()),
+    if let Settled::Recorded(Some(claimed)) = settle(engine, attempted).await? {
+        drive::begin(engine, claimed);
     }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! The program `durable-orchestrator`.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use durable_core::{offers::Offers, orchestrator::Engine};
@@ -41,6 +41,9 @@ struct Args {
     #[command(flatten)]
     logging: Logging,
 }
+
+/// How long the clock may take for its last tick.
+const GRACE: Duration = Duration::from_secs(5);
 
 fn callback_limit(text: &str) -> Result<usize, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -101,9 +104,12 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut tasks = JoinSet::new();
     tasks.spawn(clock_loop::run(engine.clone(), stop.clone()));
     tasks.spawn(foreign::run(engine.clone(), stop.clone()));
-    api::serve(engine, listener, serving, stop.clone()).await?;
+    api::serve(engine.clone(), listener, serving, stop.clone()).await?;
     stop.cancel();
-    tasks.join_all().await;
+    engine.stop().await;
+    if tokio::time::timeout(GRACE, tasks.join_all()).await.is_err() {
+        tracing::warn!("what was under way is not waited for any longer; others take it up");
+    }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

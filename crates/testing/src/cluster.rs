@@ -179,6 +179,15 @@ impl Cluster {
         workers.iter().flatten().map(Guard::pid).collect()
     }
 
+    /// The process id of an orchestrator.
+    ///
+    /// # Panics
+    /// When it was never started.
+    pub fn orchestrator_pid(&self, n: usize) -> i32 {
+        let orchestrators = self.orchestrators.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        orchestrators.get(n).and_then(Option::as_ref).map_or_else(|| panic!("no orchestrator {n}"), Guard::pid)
+    }
+
     fn wait_until_ready(&self) -> Result<(), String> {
         let ready = |log: &str, lives: bool| {
             let text = std::fs::read_to_string(self.log(log)).unwrap_or_default();

@@ -233,7 +233,9 @@ impl Rig {
         let now = self.engine.now();
         let timers = timers::tick(&self.engine, now).await.expect("a tick of timers");
         let pushed = timers::push(&self.engine, now, Vec::new()).await.expect("a push").calls;
-        timers + pushed + rescue::tick(&self.engine, now).await.expect("a tick of rescue")
+        let rescued = rescue::tick(&self.engine, now).await.expect("a tick of rescue");
+        self.engine.idle().await;
+        timers + pushed + rescued
     }
 
     /// The execution as it is.

@@ -30,7 +30,10 @@ use durable_core::{
     time::Timestamp,
 };
 use durable_queue::{Lease, Way};
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -104,6 +107,26 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// The wait after a queue that could not be asked.
 const QUEUE_RETRY: Duration = Duration::from_secs(1);
+
+/// How long the turn that follows a function keeps the function's slot.
+const KEEPS_SLOT: Duration = Duration::from_millis(50);
+
+/// Does what follows a function. A turn that takes long keeps no other function from its slot, as long as this process may move
+/// on more executions.
+async fn without_slot<T>(slot: OwnedSemaphorePermit, engine: &Engine, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    if let Ok(done) = tokio::time::timeout(KEEPS_SLOT, &mut work).await {
+        return done;
+    }
+    let _kept = match engine.try_room() {
+        Some(room) => {
+            drop(slot);
+            room
+        }
+        None => slot,
+    };
+    work.await
+}
 
 /// Runs functions.
 pub struct Worker {
@@ -204,14 +227,12 @@ impl Worker {
                 // From now on, not from when a thread is free to run it: until then it is beaten, too.
                 worker.hold(&lease);
                 let worker = worker.clone();
-                jobs.spawn(async move {
-                    worker.job(lease).await;
-                    drop(slot);
-                });
+                jobs.spawn(async move { worker.job(lease, slot).await });
             }
         }
         let all_done = async { while jobs.join_next().await.is_some() {} };
         if tokio::time::timeout(worker.settings.grace, all_done).await.is_err() {
+            worker.engine.stop().await;
             jobs.shutdown().await;
             worker.give_back().await;
         }
@@ -286,7 +307,7 @@ impl Worker {
         }
     }
 
-    async fn job(&self, lease: Lease) {
+    async fn job(&self, lease: Lease, slot: OwnedSemaphorePermit) {
         let (of, function) = match read_job(&lease.job) {
             Ok(read) => read,
             Err(error) => {
@@ -300,14 +321,19 @@ impl Worker {
         }
         let span = tracing::info_span!("job", execution.id = %of.execution, call.id = of.call.0, attempt = of.number,
                                        function, queue = lease.job.queue);
-        let ended = self.attempt(&lease, of.clone()).instrument(span).await;
+        let ended = self.attempt(&lease, of.clone(), slot).instrument(span).await;
         self.running.lock().remove(&lease.job.id);
         if let Err(error) = ended {
             tracing::error!(execution.id = %of.execution, call.id = of.call.0, %error, "a step failed");
         }
     }
 
-    async fn attempt(&self, lease: &Lease, of: AttemptOf) -> Result<(), OrchestrationError> {
+    async fn attempt(
+        &self,
+        lease: &Lease,
+        of: AttemptOf,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<(), OrchestrationError> {
         let engine = &*self.engine;
         let _busy = engine.db.busy();
         let Some(work) = load_work(engine, lease).await? else {
@@ -339,6 +365,12 @@ impl Worker {
         let log = log.lines(&of, engine.now());
         let worker = Some(engine.worker.clone());
         let attempted = Attempted { of, outcome, retry, started_at: Some(started_at), worker, log };
+        without_slot(slot, engine, self.ran(lease, attempted)).await
+    }
+
+    /// The function has ended: its outcome is recorded, and what that lets go on goes on.
+    async fn ran(&self, lease: &Lease, attempted: Attempted) -> Result<(), OrchestrationError> {
+        let engine = &*self.engine;
         if let Some(claimed) = foresee(engine, &attempted) {
             match drive(engine, claimed).await {
                 Ok(()) => {

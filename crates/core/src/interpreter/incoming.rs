@@ -108,8 +108,8 @@ fn decode(value: &Value, place: Place) -> Result<MontyObject, Refusal> {
     })
 }
 
-/// How many digits an integer may have where it comes in.
-const MAX_INT_DIGITS: usize = 100_000;
+/// How many digits an integer may have where it comes in, or leaves.
+pub const MAX_INT_DIGITS: usize = 100_000;
 
 fn decode_number(text: &str) -> Result<MontyObject, Refusal> {
     let bad = || Refusal::new(format!("{} is not a number", shortened(text)));

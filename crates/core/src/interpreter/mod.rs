@@ -7,6 +7,7 @@ mod advice;
 mod calendar;
 pub mod children;
 mod compile_error;
+mod control;
 mod entry;
 mod exception;
 mod folds;
@@ -15,6 +16,7 @@ mod ids;
 mod imports;
 mod incoming;
 mod layout;
+mod limits;
 mod lint;
 mod own;
 mod plainly;
@@ -25,6 +27,7 @@ mod reach;
 mod refs;
 mod refusal;
 mod snapshot;
+mod thread;
 mod traceback;
 mod tries;
 mod turn;
@@ -32,11 +35,14 @@ pub mod value;
 mod waits;
 
 pub use compile_error::CompileError;
+pub use control::{Control, StopReason};
 pub use entry::{Entry, InputError, Parameter, ParameterKind, split_name};
+pub(crate) use limits::never_stopped;
 pub use program::{Known, Program, check};
 pub use snapshot::{Snapshot, SnapshotError, format as snapshot_format};
+pub use thread::{STACK, begin};
 pub(crate) use turn::in_words;
-pub use turn::{Origin, Turn, advance, take_again};
+pub use turn::{Origin, Turn, advance, advance_here, take_again};
 
 use std::time::Duration;
 
@@ -49,10 +55,10 @@ use crate::{
 /// What a workflow may use up before its execution fails.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Time that the interpreter may run between two pauses.
+    /// Processor time that it may use between two pauses.
     pub turn: Duration,
-    /// Memory that it may hold, in bytes. Kept only where `monty_alloc::LimitedAllocator` is the
-    /// global allocator; one budget for all turns that run at the same time in a process.
+    /// Memory that it may hold, in bytes. Kept only where [`TurnAllocator`](durable_memory::TurnAllocator) is the
+    /// global allocator.
     pub memory: usize,
     /// What a turn may print before the rest is dropped, in bytes.
     pub log: usize,
@@ -204,6 +210,15 @@ pub enum AdvanceError {
     /// The interpreter failed in itself.
     #[error("the interpreter crashed: {0}")]
     Crashed(String),
+    /// The machine lacks what it takes: it can be taken later.
+    #[error("{0}")]
+    Passing(String),
+    /// Beside other turns it cannot be told whether it held too much memory: it has to be taken alone.
+    #[error("it held much memory beside others that did")]
+    Crowded,
+    /// It was told to stop, because nobody wants what it comes to.
+    #[error("it was told to stop")]
+    Unwanted,
 }
 
 /// The last line of the traceback of a function's failure, as a workflow raises it.

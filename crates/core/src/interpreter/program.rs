@@ -12,7 +12,7 @@ use super::{
     entry::{self, Entry, INPUTS, InputError, ParameterKind},
     handlers,
     imports::Imports,
-    lint, prelude, tries, turn, value,
+    lint, prelude, thread, tries, value,
 };
 use crate::model::Json;
 
@@ -83,7 +83,7 @@ pub fn check(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {
 }
 
 pub(super) fn check_file(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {
-    turn::on_big_stack(|| {
+    thread::on_big_stack(|| {
         let refused = Program::compile_here(name, source).err();
         // What is nested too deeply cannot be read.
         if let Some(refused) = refused.as_ref().filter(|refused| refused.message.contains("deeply nested")) {
@@ -102,7 +102,7 @@ pub(super) fn check_file(name: &str, source: &str, known: &Known<'_>) -> Vec<Com
 impl Program {
     /// Compiles and reads a workflow. Runs nothing.
     pub fn compile(name: &str, source: &str) -> Result<Self, CompileError> {
-        turn::on_big_stack(|| Self::compile_here(name, source))
+        thread::on_big_stack(|| Self::compile_here(name, source))
     }
 
     fn compile_here(name: &str, source: &str) -> Result<Self, CompileError> {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use monty::{Dump, ResolveFutures, RunProgress, Session, SessionRef};
-use monty_types::{ExtFunctionResult, MontyObject};
+use monty_types::{ExcType, ExtFunctionResult, MontyException, MontyObject};
 
 use super::{
     AdvanceError, End, Origin, Pause, exception, handlers,
@@ -20,6 +20,12 @@ use crate::{
     id::CallId,
     model::{CallKind, Failure, Outcome, Wake},
 };
+
+/// The largest state that is saved, in bytes, before it is compressed.
+const MAX_STATE: usize = 256 << 20;
+
+/// What a workflow may hold in memory, when it is to be saved: what is more becomes no state that is small enough.
+const MAX_HELD: usize = 3 * MAX_STATE;
 
 /// The awaitables that are pending, by the interpreter's numbers.
 #[derive(Debug, Default)]
@@ -124,6 +130,12 @@ impl Pending {
     pub(super) fn signals_in(&self) -> impl Iterator<Item = u32> {
         self.inbox.iter().map(|(id, _)| *id).filter(|id| self.kinds.get(id) == Some(&CallKind::Signal))
     }
+}
+
+fn too_large(size: usize) -> MontyException {
+    let (size, most) = (size >> 20, MAX_STATE >> 20);
+    let text = format!("the workflow holds {size} MiB while it waits, and at most {most} MiB can be saved");
+    MontyException::new(ExcType::MemoryError, Some(text))
 }
 
 /// What is handed over to the interpreter: an awaitable, and how it ends.
@@ -245,9 +257,17 @@ impl Run<'_> {
         Ok((self.pending.resolve(results), Some(dump)))
     }
 
+    /// The state, as the interpreter saves it.
     fn dump(&self, progress: &RunProgress) -> Result<Vec<u8>, Stop> {
-        monty::dump(&self.turn.program.file, None, &[], SessionRef::Running(progress))
-            .map_err(|error| Stop::Refused(AdvanceError::Crashed(format!("the state cannot be saved: {error}"))))
+        if self.held() > MAX_HELD {
+            return Err(too_large(self.held()).into());
+        }
+        let dump = monty::dump(&self.turn.program.file, None, &[], SessionRef::Running(progress))
+            .map_err(|error| Stop::Refused(AdvanceError::Crashed(format!("the state cannot be saved: {error}"))))?;
+        match dump.len() > MAX_STATE {
+            true => Err(too_large(dump.len()).into()),
+            false => Ok(dump),
+        }
     }
 
     /// Keeps where the exceptions were raised that are being handled meanwhile.
@@ -257,7 +277,7 @@ impl Run<'_> {
         }
         let handling = self.dump(progress)?.get(DUMP_HEADER..).is_some_and(handlers::in_flight);
         self.raised = match handling {
-            true => traceback::to_remember(self.turn, origin, &self.raised),
+            true => traceback::to_remember(self, origin),
             false => Vec::new(),
         };
         Ok(())

@@ -10,6 +10,7 @@ use monty_types::{CodeLoc, ExcType, MontyException, StackFrame};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    Control,
     handlers::Kept,
     program::Program,
     tries::{Tries, Why},
@@ -83,7 +84,9 @@ impl Frame {
 }
 
 /// The exceptions of a turn in the order in which they were raised, those that were caught among them.
-fn raised(turn: &Turn<'_>, origin: Origin<'_>) -> Vec<Seen> {
+fn raised(turn: &Turn<'_>, control: &Control, origin: Origin<'_>) -> Vec<Seen> {
+    // What is done here is not the workflow's.
+    control.allow(PATIENCE);
     let (program, began) = (turn.program, Instant::now());
     let (mut kept, mut seen) = (Kept::default(), Vec::new());
     for _ in 0..ROUNDS {
@@ -91,7 +94,7 @@ fn raised(turn: &Turn<'_>, origin: Origin<'_>) -> Vec<Seen> {
         let mut limits = turn.limits;
         limits.turn = limits.turn.min(left);
         let again = Turn { limits, ..*turn };
-        let Err(Stop::Raised(error)) = Run::without_handlers(&again, kept.clone()).run(origin) else { break };
+        let Err(Stop::Raised(error)) = Run::without_handlers(&again, control, kept.clone()).run(origin) else { break };
         let found = Seen::new(program, &error);
         if left.is_zero() || error.traceback().is_empty() {
             break;
@@ -108,9 +111,9 @@ fn raised(turn: &Turn<'_>, origin: Origin<'_>) -> Vec<Seen> {
 }
 
 /// What a state that is handling exceptions has to remember of them.
-pub(super) fn to_remember(turn: &Turn<'_>, origin: Origin<'_>, before: &[Seen]) -> Vec<Seen> {
-    let mut all = before.to_vec();
-    for mut seen in raised(turn, origin).into_iter().filter(|seen| seen.own) {
+pub(super) fn to_remember(run: &Run<'_>, origin: Origin<'_>) -> Vec<Seen> {
+    let mut all = run.raised.clone();
+    for mut seen in raised(run.turn, run.control, origin).into_iter().filter(|seen| seen.own) {
         seen.message = seen.message.filter(|message| message.len() <= MAX_MESSAGE);
         all.push(seen);
     }
@@ -118,20 +121,14 @@ pub(super) fn to_remember(turn: &Turn<'_>, origin: Origin<'_>, before: &[Seen]) 
     all
 }
 
-/// The traceback of an exception that ended a turn. `before` are those that the state was handling.
-pub(super) fn text(
-    turn: &Turn<'_>,
-    origin: Origin<'_>,
-    took: Duration,
-    error: &MontyException,
-    before: &[Seen],
-) -> String {
-    let program = turn.program;
+/// The traceback of an exception that ended a turn, which took so long.
+pub(super) fn text(run: &Run<'_>, origin: Origin<'_>, took: Duration, error: &MontyException) -> String {
+    let (program, before) = (run.turn.program, &run.raised);
     let end = Seen::new(program, error);
     let caught = program.has_handlers && took < PATIENCE && error.exc_type().is_subclass_of(ExcType::BaseException);
-    let mut seen = before.to_vec();
+    let mut seen = before.clone();
     if caught {
-        seen.extend(raised(turn, origin));
+        seen.extend(raised(run.turn, run.control, origin));
     }
     let tries = Tries::of(program);
     let (place, first) = match place_of(&seen, &end) {

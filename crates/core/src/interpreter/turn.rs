@@ -3,25 +3,28 @@
 use std::{
     borrow::Cow,
     collections::{BTreeSet, VecDeque},
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use durable_memory::Account;
 
 use monty::{FunctionCall, NameLookup, OsCall, RunProgress};
 use monty_types::{
-    BASELINE_MEMORY, CallArgs, DateTimeSource, ExcType, ExtFunctionResult, LIVE_MEMORY, MontyException, MontyObject,
-    MontyUuid, NameLookupResult, ObjectRef, OsFunctionCall, OsPolicy, PrintWriter, PrintWriterCallback, ProcessTime,
-    RandomSeed, RandomStart, ResourceLimits, ResourceTracker, SandboxTimeZone, SleepMode, SourceRange,
+    CallArgs, DateTimeSource, ExcType, ExtFunctionResult, MontyException, MontyObject, MontyUuid, NameLookupResult,
+    ObjectRef, OsFunctionCall, OsPolicy, PrintWriter, PrintWriterCallback, ProcessTime, RandomSeed, RandomStart,
+    ResourceLimits, ResourceTracker, SandboxTimeZone, SleepMode, SourceRange,
 };
 use serde_json::Value;
 
 use super::{
-    AdvanceError, End, Limits, NewCall, Program, Snapshot, Step, calendar, exception, folds,
+    AdvanceError, Control, End, Limits, NewCall, Program, Snapshot, Step, calendar, control, exception, folds,
     handlers::{self, Kept},
     ids::Ids,
+    limits,
     prelude::{self, Module},
     quiescent::{Pending, Quiescent},
     snapshot::{self, SnapshotError},
+    thread,
     traceback::{self, Seen},
     value::{self, Refusal},
 };
@@ -32,8 +35,8 @@ use crate::{
     time::Timestamp,
 };
 
-/// Stack of the thread on which a turn runs: recursion limits of the interpreter fit in it.
-const STACK: usize = 16 << 20;
+/// Answers of the host that a turn gets after it was told to stop.
+const ANSWERS_AFTER_STOP: u8 = 3;
 
 /// Largest answer to `os.urandom`.
 const MAX_URANDOM: u64 = 1 << 20;
@@ -76,21 +79,28 @@ pub enum Origin<'a> {
     },
 }
 
-/// Runs a workflow to its next pause or its end, on a thread with a large stack.
+/// Runs a workflow to its next pause or its end, on a thread of its own that is watched meanwhile.
 pub fn advance(turn: &Turn<'_>, origin: Origin<'_>) -> Result<Step, AdvanceError> {
-    on_big_stack(|| Run::new(turn).take(origin))
+    let control = Control::default();
+    thread::watched(&control, || advance_here(turn, origin, &control))
+}
+
+/// The same on this thread, whose stack has [`STACK`](super::STACK) bytes. Somebody else watches it.
+pub fn advance_here(turn: &Turn<'_>, origin: Origin<'_>, control: &Control) -> Result<Step, AdvanceError> {
+    Run::new(turn, control).take(origin)
 }
 
 /// Takes a turn again that is on record, perhaps with other code: the calls that it makes get these numbers, in order.
 pub fn take_again(turn: &Turn<'_>, origin: Origin<'_>, recorded: &[CallId]) -> Result<Step, AdvanceError> {
-    on_big_stack(|| {
-        let mut run = Run::new(turn);
+    let control = Control::default();
+    thread::watched(&control, || {
+        let mut run = Run::new(turn, &control);
         run.again = Some((recorded, None));
         let step = run.take(origin)?;
         match run.ids.other_base(run.base_before) {
             None => Ok(step),
             Some(base) => {
-                let mut run = Run::new(turn);
+                let mut run = Run::new(turn, &control);
                 run.again = Some((recorded, Some(base)));
                 run.take(origin)
             }
@@ -98,18 +108,15 @@ pub fn take_again(turn: &Turn<'_>, origin: Origin<'_>, recorded: &[CallId]) -> R
     })
 }
 
-/// Runs `work` on a thread whose stack is large enough for the interpreter.
-pub(super) fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
-        let thread = thread.unwrap_or_else(|error| panic!("the system has no thread left: {error}"));
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
 /// A turn being taken.
 pub(super) struct Run<'a> {
     pub(super) turn: &'a Turn<'a>,
+    /// What it may still use.
+    pub(super) control: &'a Control,
+    /// Answers of the host that were given after it was told to stop.
+    answered: u8,
+    /// What it holds in memory.
+    account: Option<Account>,
     /// The numbers of its calls.
     pub(super) ids: Ids,
     /// When the turn is taken again: the numbers on record, and what those of the interpreter are counted from.
@@ -153,9 +160,12 @@ impl From<SnapshotError> for Stop {
 }
 
 impl<'a> Run<'a> {
-    fn new(turn: &'a Turn<'a>) -> Self {
+    fn new(turn: &'a Turn<'a>, control: &'a Control) -> Self {
         Self {
             turn,
+            control,
+            answered: 0,
+            account: None,
             ids: Ids::default(),
             again: None,
             base_before: 0,
@@ -171,27 +181,53 @@ impl<'a> Run<'a> {
     }
 
     /// A run whose exceptions end it where they are raised, but for what is caught at places that are kept.
-    pub(super) fn without_handlers(turn: &'a Turn<'a>, kept: Kept) -> Self {
-        Self { left: Some(kept), ..Self::new(turn) }
+    pub(super) fn without_handlers(turn: &'a Turn<'a>, control: &'a Control, kept: Kept) -> Self {
+        Self { left: Some(kept), ..Self::new(turn, control) }
     }
 
     fn take(&mut self, origin: Origin<'_>) -> Result<Step, AdvanceError> {
-        // The budget counts from here: what the process held before is not the workflow's.
-        BASELINE_MEMORY.store(LIVE_MEMORY.load(Ordering::Relaxed), Ordering::Relaxed);
-        let began = Instant::now();
+        // The turn's own, so that what others hold is not counted as its.
+        self.account = Account::open();
+        self.control.begin(self.account.as_ref().map(Account::number), self.turn.limits.turn);
+        let began = control::own_time();
         let end = match self.run(origin) {
-            Ok(end) => end,
+            Ok(end) if self.control.stopped().is_none() => end,
+            Err(Stop::Refused(error)) if self.control.stopped().is_none() => return Err(error),
+            Err(Stop::Ended(end)) => *end,
             Err(Stop::Raised(error)) => {
-                let text = traceback::text(self.turn, origin, began.elapsed(), &error, &self.raised);
+                let took = control::own_time().saturating_sub(began);
+                let error = limits::judge(self.turn, self.control, self.account.as_ref(), took, error)?;
+                let text = traceback::text(self, origin, took, &error);
                 self.fail(exception::uncaught(self.turn, &error, &text))
             }
-            Err(Stop::Refused(error)) => return Err(error),
-            Err(Stop::Ended(end)) => *end,
+            // Told to stop, and somehow ended.
+            Ok(_) | Err(Stop::Refused(_)) => return Err(AdvanceError::Unwanted),
         };
         let unread = self.pending.signals_in().map(|id| self.id(id)).collect();
         let withdrawn = std::mem::take(&mut self.pending.withdrawn);
         let (log, progress) = (self.log.take(), self.progress.take());
         Ok(Step { log, progress, withdrawn, unread, end })
+    }
+
+    /// The memory that the turn holds, in bytes.
+    pub(super) fn held(&self) -> usize {
+        self.account.as_ref().map_or(0, Account::held)
+    }
+
+    /// Told to stop, the interpreter does so at its next step, and says where; if it asks the host again instead, that
+    /// has to do.
+    fn goes_on(&mut self) -> Result<(), Stop> {
+        if self.control.look().is_none() {
+            return Ok(());
+        }
+        self.answered += 1;
+        match self.answered {
+            1..=ANSWERS_AFTER_STOP => {
+                self.control.hurry();
+                Ok(())
+            }
+            _ => Err(MontyException::new(ExcType::MemoryError, None).into()),
+        }
     }
 
     pub(super) fn run(&mut self, origin: Origin<'_>) -> Result<End, Stop> {
@@ -209,6 +245,7 @@ impl<'a> Run<'a> {
             }
         };
         loop {
+            self.goes_on()?;
             progress = match progress {
                 RunProgress::FunctionCall(call) => self.function(call)?,
                 RunProgress::OsCall(call) => self.os(call)?,
@@ -246,7 +283,7 @@ impl<'a> Run<'a> {
         };
         let limits = self.turn.limits;
         // Never `max_feed_duration`: it adds up over the whole life of an execution.
-        let limits = ResourceLimits::default().max_turn_duration(limits.turn).max_memory(limits.memory);
+        let limits = ResourceLimits::default().max_turn_duration(limits.turn * limits::WALL).max_memory(limits.memory);
         let parsed = value::parse(&inputs.0);
         let parsed = parsed.map_err(|refusal| MontyException::runtime_error(refusal.of("inputs")))?;
         folds::note(&parsed, &mut self.folds);
@@ -427,7 +464,7 @@ pub(super) fn deliver(outcome: &Outcome, folds: &mut BTreeSet<String>) -> ExtFun
         Outcome::Failed(failure) => exception::raise(failure).into(),
         Outcome::Cancelled => exception::cancelled("the execution was cancelled").into(),
         Outcome::Completed(json) => {
-            let taken = value::parse(&json.0).and_then(|value| {
+            let taken = value::count(json.0.as_bytes()).and_then(|_| value::parse(&json.0)).and_then(|value| {
                 folds::note(&value, folds);
                 value::from_json(&value)
             });

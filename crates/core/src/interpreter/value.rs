@@ -35,7 +35,7 @@ use super::{calendar, refusal};
 use monty_types::unstable::{MontyNode, NodeId};
 
 pub use super::{
-    incoming::{check, count, from_json, not_json, parse},
+    incoming::{MAX_INT_DIGITS, check, count, from_json, not_json, parse},
     refusal::Refusal,
 };
 
@@ -45,15 +45,18 @@ pub const MAX_DEPTH: usize = 100;
 /// How large a value may become, in bytes of JSON. Shared parts count each time they appear.
 pub const MAX_BYTES: usize = 256 << 20;
 
-/// How many values one may be made of where it comes in, however short they are.
+/// How many values one may be made of, however short they are. In memory each costs some hundred times what it takes in a text.
 pub const MAX_PARTS: usize = 1 << 20;
+
+/// Integers with more bits have more than [`MAX_INT_DIGITS`] digits.
+const MAX_INT_BITS: u64 = MAX_INT_DIGITS as u64 * 100_000 / 30103;
 
 /// The key that marks a tagged object.
 pub(super) const TAG: &str = "$py";
 
 /// A value that leaves the sandbox, as JSON.
 pub fn to_json(value: ObjectRef<'_>) -> Result<Value, Refusal> {
-    Encoder { budget: MAX_BYTES }.encode(value, Place { depth: 0, hashed: false })
+    Encoder { budget: MAX_BYTES, parts: MAX_PARTS }.encode(value, Place { depth: 0, hashed: false })
 }
 
 /// Where a value stands: how deep, and whether it is hashed there, as a key or an element of a set.
@@ -75,6 +78,7 @@ impl Place {
 
 struct Encoder {
     budget: usize,
+    parts: usize,
 }
 
 impl Encoder {
@@ -83,10 +87,17 @@ impl Encoder {
             return Err(too_deep());
         }
         self.spend(4)?;
+        self.take(1)?;
         Ok(match unstable::node(value) {
             MontyNode::None => Value::Null,
             MontyNode::Bool(flag) => Value::Bool(*flag),
             MontyNode::Int(int) => Value::from(*int),
+            // Writing digits takes the square of their number.
+            MontyNode::BigInt(int) if int.bits() > MAX_INT_BITS => {
+                let digits = int.bits() * 30103 / 100_000;
+                let text = format!("an integer of some {digits} digits: at most {MAX_INT_DIGITS} can be sent");
+                return Err(Refusal::new(text));
+            }
             MontyNode::BigInt(int) => number(&int.to_string())?,
             MontyNode::Float(float) => self::float(*float),
             MontyNode::Complex(complex) => {
@@ -145,12 +156,26 @@ impl Encoder {
         }
     }
 
+    /// Room for so many parts, before they are built.
+    fn take(&mut self, parts: usize) -> Result<(), Refusal> {
+        self.parts = self.parts.checked_sub(parts).ok_or_else(|| {
+            let text = format!("the value holds more than {MAX_PARTS} values: pack them, or keep them in a file");
+            Refusal::new(text)
+        })?;
+        Ok(())
+    }
+
+    fn room(&self, parts: usize) -> Result<(), Refusal> {
+        Self { budget: self.budget, parts: self.parts }.take(parts)
+    }
+
     fn text(&mut self, text: &str) -> Result<String, Refusal> {
         self.spend(text.len())?;
         Ok(text.to_owned())
     }
 
     fn items(&mut self, parent: ObjectRef<'_>, ids: &[NodeId], place: Place) -> Result<Vec<Value>, Refusal> {
+        self.room(ids.len())?;
         let mut items = Vec::with_capacity(ids.len());
         for (at, id) in ids.iter().enumerate() {
             let item = self.encode(unstable::child(parent, *id), place);
@@ -195,6 +220,9 @@ impl Encoder {
         place: Place,
         step: impl Fn(&str) -> String,
     ) -> Result<Value, Refusal> {
+        // Names are counted with what they name, as where a value comes in.
+        self.take(pairs.len())?;
+        self.room(pairs.len())?;
         let key = |id: NodeId| unstable::child(parent, id).as_str();
         if pairs.iter().all(|(id, _)| key(*id).is_some_and(|key| key != TAG)) {
             let mut object = Map::with_capacity(pairs.len());

@@ -7,55 +7,39 @@ use super::{
     Engine, Event, OrchestrationError,
     claim::Claimed,
     rebuild::{Rebuilt, rebuild},
+    watch::Watch,
 };
 use crate::{
-    interpreter::{self, AdvanceError, End, Origin, Program, SnapshotError, Step, Turn},
+    interpreter::{self, AdvanceError, End, Program, SnapshotError, Step},
     store::executions::Won,
 };
 
-/// Runs a claimed execution's workflow. Writes nothing: what it returns can be thrown away.
-pub async fn advance(engine: &Engine, claimed: &Claimed) -> Result<Step, OrchestrationError> {
-    let won = claimed.won();
-    let id = claimed.id();
-    let program = engine.program(id, &won.execution.workflow, &won.execution.source_hash).await?;
-    let step = match take(engine, won.clone(), program.clone()).await {
+/// Runs a claimed execution's workflow. Of the workflow it writes nothing: what it returns can be thrown away.
+pub async fn advance(engine: &Engine, claimed: &mut Claimed) -> Result<Step, OrchestrationError> {
+    let (id, won) = (claimed.id().clone(), claimed.won().clone());
+    let program = engine.program(&id, &won.execution.workflow, &won.execution.source_hash).await?;
+    let mut watch = Watch::new(engine, claimed);
+    let step = match watch.take(won.clone(), program.clone()).await {
         Err(AdvanceError::Snapshot(SnapshotError::Foreign { .. } | SnapshotError::Unreadable(_))) => {
-            let Rebuilt { snapshot, base, .. } = rebuild(engine, won, &program).await?;
-            let rebuilt = Won { state: Some((snapshot, base.clone())), ..Won::clone(won) };
-            take(engine, Arc::new(rebuilt), program).await.map(|step| with_base(step, base))
+            let Rebuilt { snapshot, base, .. } = rebuilt(engine, &mut watch, &won, &program).await?;
+            let rebuilt = Won { state: Some((snapshot, base.clone())), ..Won::clone(&won) };
+            watch.take(Arc::new(rebuilt), program).await.map(|step| with_base(step, base))
         }
         step => step,
     };
     let step = step.map_err(|source| OrchestrationError::Advance { execution: id.clone(), source })?;
-    engine.observe(Event::Advanced(id));
+    engine.observe(Event::Advanced(&id));
     Ok(step)
 }
 
-/// One turn, off the async threads.
-async fn take(engine: &Engine, won: Arc<Won>, program: Arc<Program>) -> Result<Step, AdvanceError> {
-    let (offers, limits) = (engine.offers.clone(), engine.settings.limits);
-    let span = tracing::info_span!("advance", execution.id = %won.execution.id, epoch = won.execution.epoch.0);
-    let run = move || {
-        let _entered = span.entered();
-        let turn = Turn {
-            program: &program,
-            execution: &won.execution.id,
-            now: won.at,
-            secret: &won.secret,
-            offers: &offers,
-            limits,
-        };
-        match &won.state {
-            None => interpreter::advance(&turn, Origin::Start { inputs: &won.inputs, first_call: won.first_call.0 }),
-            Some((snapshot, base)) => {
-                interpreter::advance(&turn, Origin::Paused { snapshot, base, outcomes: &won.outcomes })
-            }
-        }
-    };
-    match tokio::task::spawn_blocking(run).await {
-        Ok(step) => step,
-        Err(panic) => Err(AdvanceError::Crashed(panic.to_string())),
-    }
+async fn rebuilt(
+    engine: &Engine,
+    watch: &mut Watch<'_>,
+    won: &Won,
+    program: &Arc<Program>,
+) -> Result<Rebuilt, OrchestrationError> {
+    let rebuilt = watch.meanwhile(rebuild(engine, won, program)).await;
+    rebuilt.map_err(|source| OrchestrationError::Advance { execution: won.execution.id.clone(), source })?
 }
 
 /// What later states are compressed against is another now.

@@ -60,6 +60,11 @@ impl Claimed {
         self.foreseen.is_some()
     }
 
+    /// A foreseen claim was made before the transaction that needs it.
+    pub(super) fn is_made(&mut self) {
+        self.foreseen = None;
+    }
+
     /// What the claim's winner may work with.
     pub(super) fn won(&self) -> &Arc<Won> {
         &self.won

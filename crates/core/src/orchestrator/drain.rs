@@ -3,7 +3,7 @@
 //! The process that runs a function says when it has ended. If that process dies, its functions die with it: the clock,
 //! which looks from time to time, goes by the workers' signs of life.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Engine, OrchestrationError,
@@ -39,7 +39,7 @@ pub(super) fn note(db: &Db, execution: &ExecutionId, call: CallId, now: Timestam
 }
 
 /// Looks whether what a call waits for has ended.
-pub(super) async fn act(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
+pub(super) async fn act(engine: &Arc<Engine>, call: Call) -> Result<(), OrchestrationError> {
     let (now, me, lease) = (engine.now(), engine.worker.clone(), engine.settings.lease);
     let of = AttemptOf { execution: call.execution_id.clone(), call: call.id, number: call.attempt };
     let key = of.clone();

@@ -1,5 +1,7 @@
 //! The line from one claim to the next pause or the end: whoever claims, advances.
 
+use std::{sync::Arc, time::Duration};
+
 use super::{
     Engine, OrchestrationError,
     advance::advance,
@@ -7,13 +9,30 @@ use super::{
     dispatch::dispatch,
     finish::{Finished, again, finish},
     pause::{Paused, TurnOutput, log_lines, look_again, pause},
+    timers::WORKER_LOST,
 };
 use crate::{
     id::CallId,
     interpreter::{AdvanceError, End, NewCall, SnapshotError, Step},
     model::{Failure, Json, Stream},
-    store::{control, logs},
+    store::{claims, control, logs},
 };
+
+/// Claims in a row that may come to nothing.
+const MAX_CLAIMS: i64 = 5;
+
+/// Advances a claimed execution beside whatever else this process does. Nobody waits for it: should it fail, a clock takes the
+/// execution up.
+pub fn begin(engine: &Arc<Engine>, claimed: Claimed) {
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        let id = claimed.id().clone();
+        let _room = engine.room().await;
+        if let Err(error) = drive(&engine, claimed).await {
+            tracing::warn!(execution.id = %id, %error, "a turn failed; a clock takes it up");
+        }
+    });
+}
 
 /// Advances a claimed execution until it waits for something that is not in yet, or has ended.
 pub async fn drive(engine: &Engine, mut claimed: Claimed) -> Result<(), OrchestrationError> {
@@ -36,6 +55,7 @@ pub async fn drive(engine: &Engine, mut claimed: Claimed) -> Result<(), Orchestr
             // A lost claim is its winner's business. A foreseen one may have failed because the
             // execution was claimed and paused again meanwhile: then nobody else looks.
             Turned::Lost => foreseen,
+            Turned::Stopped => return Ok(()),
         };
         match if look { look_again(engine, &id).await? } else { None } {
             Some(again) => claimed = again,
@@ -54,10 +74,16 @@ enum Turned {
     Again,
     /// Nothing was written.
     Lost,
+    /// The process ends: others go on.
+    Stopped,
 }
 
-async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, OrchestrationError> {
-    let step = match advance(engine, &claimed).await {
+async fn turn(engine: &Engine, mut claimed: Claimed) -> Result<Turned, OrchestrationError> {
+    if claimed.won().claims > MAX_CLAIMS {
+        let (failure, output) = (breaks_processes(&claimed), nothing_told(&claimed));
+        return end(engine, claimed, Err(failure), Vec::new(), output).await;
+    }
+    let step = match advance(engine, &mut claimed).await {
         Ok(step) => step,
         Err(OrchestrationError::Advance { source, .. }) if is_final(&source) => {
             let failure = Failure::new("durable.StateError", source.to_string());
@@ -66,11 +92,22 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
         Err(OrchestrationError::Advance { source: source @ AdvanceError::Diverged(_), .. }) => {
             return shelve(engine, claimed, &source).await;
         }
+        Err(OrchestrationError::Advance { source: AdvanceError::Unwanted, .. }) => {
+            if !engine.stopping.is_cancelled() {
+                return Ok(Turned::Lost);
+            }
+            give_back(engine, &claimed, Duration::ZERO).await;
+            return Ok(Turned::Stopped);
+        }
         Err(OrchestrationError::Compile { source, .. }) => {
             let failure = Failure::new(source.kind.clone(), source.to_string());
             return end(engine, claimed, Err(failure), Vec::new(), TurnOutput::default()).await;
         }
-        Err(error) => return Err(error),
+        Err(error) => {
+            // This program's or this machine's fault, so it is not counted.
+            give_back(engine, &claimed, engine.settings.claim).await;
+            return Err(error);
+        }
     };
     let spare = claimed.once_more();
     match write(engine, claimed, step).await {
@@ -80,6 +117,34 @@ async fn turn(engine: &Engine, claimed: Claimed) -> Result<Turned, Orchestration
             end(engine, spare, Err(failure), Vec::new(), TurnOutput::default()).await
         }
         turned => turned,
+    }
+}
+
+/// The failure of an execution that nobody could move on: its turns end the processes that take them.
+fn breaks_processes(claimed: &Claimed) -> Failure {
+    let execution = &claimed.won().execution;
+    let text = format!(
+        "processes took it up {MAX_CLAIMS} times in a row to go on from pause {}, and each was gone, or could write nothing, \
+         before the turn had ended: it seems to break them\nhint: look at the log of the workers and orchestrators for what \
+         ended them, often memory; durable retry {} tries again",
+        execution.suspension, execution.id
+    );
+    Failure::new(WORKER_LOST, text)
+}
+
+/// What is left of a turn that was not taken: nothing that came in was told.
+fn nothing_told(claimed: &Claimed) -> TurnOutput {
+    TurnOutput { unread: claimed.won().outcomes.iter().map(|(id, _)| *id).collect(), ..TurnOutput::default() }
+}
+
+/// Lets others take the execution up after `wait`, uncounted. That it cannot be said costs time: the claim expires.
+async fn give_back(engine: &Engine, claimed: &Claimed, wait: Duration) {
+    if claimed.is_foreseen() {
+        return;
+    }
+    let (fence, at) = (claimed.fence().fence, engine.now().after(wait));
+    if let Err(error) = engine.db.write(move |conn| claims::give_back(conn, &fence, at)).await {
+        tracing::debug!(%error, "a claim could not be given back; it expires");
     }
 }
 
@@ -143,6 +208,9 @@ fn is_final(error: &AdvanceError) -> bool {
     match error {
         AdvanceError::Snapshot(SnapshotError::Corrupt) | AdvanceError::Crashed(_) => true,
         AdvanceError::Snapshot(SnapshotError::Foreign { .. } | SnapshotError::Unreadable(_))
-        | AdvanceError::Diverged(_) => false,
+        | AdvanceError::Diverged(_)
+        | AdvanceError::Passing(_)
+        | AdvanceError::Crowded
+        | AdvanceError::Unwanted => false,
     }
 }

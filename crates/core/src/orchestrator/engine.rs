@@ -1,20 +1,22 @@
 //! What every step needs: the store, the queue, a name, a clock.
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use durable_queue::{Bell, Queue, QueueError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    cache::Cache,
     event::{Event, Observer},
     foresee::Hot,
+    lanes::Lanes,
 };
 use crate::{
     id::{ExecutionId, InvalidName, WorkerId},
@@ -193,8 +195,14 @@ pub struct Engine {
     /// Whether it advances executions itself, or only leaves word for those that do.
     pub advances: bool,
     observer: Arc<dyn Observer>,
-    programs: Mutex<HashMap<String, Arc<Program>>>,
-    hot: Mutex<HashMap<ExecutionId, Hot>>,
+    programs: Mutex<Cache<String, Arc<Program>>>,
+    hot: Mutex<Cache<ExecutionId, Hot>>,
+    /// Where its turns run.
+    pub(super) lanes: Lanes,
+    /// Room for executions that are moved on beside each other.
+    room: Arc<Semaphore>,
+    /// Cancelled when the process ends: turns under way are given back.
+    pub(super) stopping: CancellationToken,
     /// Rung when something became due sooner than the clock loop may know.
     bell: Notify,
     /// Whether this process has a clock loop; otherwise others are told.
@@ -207,11 +215,17 @@ pub struct Engine {
 /// was told of.
 pub const CLOCK_IDLE: Duration = Duration::from_secs(1);
 
-/// Compiled workflows that are kept at hand.
-const PROGRAMS_KEPT: usize = 256;
+/// How long a process that ends waits until its turns are given back.
+const STOPS: Duration = Duration::from_secs(2);
 
-/// Paused executions whose state is kept at hand.
-const HOT_KEPT: usize = 1024;
+/// Bytes of text whose compiled workflows are kept at hand; each takes some twenty times as much.
+const PROGRAMS: usize = 8 << 20;
+
+/// Bytes of states of paused executions that are kept at hand.
+const STATES: usize = 32 << 20;
+
+/// Most executions that a process moves on at the same time. Few of them compute: see [`Lanes`].
+const SIDE_BY_SIDE: usize = 512;
 
 impl Engine {
     /// An engine with the machine's clock, default settings and nobody watching.
@@ -226,8 +240,11 @@ impl Engine {
             whose: Whose::Served,
             advances: true,
             observer: Arc::new(()),
-            programs: Mutex::default(),
-            hot: Mutex::default(),
+            programs: Mutex::new(Cache::of_bytes(PROGRAMS)),
+            hot: Mutex::new(Cache::of_bytes(STATES)),
+            lanes: Lanes::default(),
+            room: Arc::new(Semaphore::new(SIDE_BY_SIDE)),
+            stopping: CancellationToken::new(),
             bell: Notify::new(),
             has_clock: AtomicBool::new(false),
             ticked: Mutex::default(),
@@ -287,30 +304,54 @@ impl Engine {
         self.ticked.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 
+    /// Room to move an execution on; waits until there is some.
+    pub(super) async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        self.room.clone().acquire_owned().await.ok()
+    }
+
+    /// Room to move an execution on, if there is some.
+    pub fn try_room(&self) -> Option<OwnedSemaphorePermit> {
+        self.room.clone().try_acquire_owned().ok()
+    }
+
+    /// Whether there is room to move another execution on.
+    pub fn has_room(&self) -> bool {
+        self.room.available_permits() > 0
+    }
+
+    /// Waits until no execution is being moved on beside others.
+    pub async fn idle(&self) {
+        let all = u32::try_from(SIDE_BY_SIDE).unwrap_or(u32::MAX);
+        drop(self.room.acquire_many(all).await);
+    }
+
+    /// The process ends: turns that are under way are stopped, and their executions left to others.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        if tokio::time::timeout(STOPS, self.idle()).await.is_err() {
+            tracing::warn!("turns are still under way; their claims expire");
+        }
+    }
+
     /// Keeps a compiled workflow at hand.
     pub(super) fn keep(&self, program: &Arc<Program>) {
-        let mut kept = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= PROGRAMS_KEPT {
-            kept.clear();
-        }
-        kept.insert(cache_key(&program.name, &program.hash), program.clone());
+        let key = cache_key(&program.name, &program.hash);
+        lock(&self.programs).insert(key, program.clone(), program.source.len());
     }
 
     /// Keeps what is known of a pause; forgetting it makes nothing wrong.
     pub(super) fn keep_hot(&self, id: &ExecutionId, hot: Option<Hot>) {
-        let mut kept = self.hot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.hot);
         kept.remove(id);
         if let Some(hot) = hot {
-            // What others finished meanwhile is in here too: start afresh rather than keep it for ever.
-            if kept.len() >= HOT_KEPT {
-                kept.clear();
-            }
-            kept.insert(id.clone(), hot);
+            let bytes = hot.bytes();
+            kept.insert(id.clone(), hot, bytes);
         }
     }
 
     pub(super) fn take_hot(&self, id: &ExecutionId) -> Option<Hot> {
-        self.hot.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
+        lock(&self.hot).remove(id)
     }
 
     /// The workflow of an execution, compiled.
@@ -320,7 +361,7 @@ impl Engine {
         name: &str,
         hash: &str,
     ) -> Result<Arc<Program>, OrchestrationError> {
-        let kept = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&cache_key(name, hash)).cloned();
+        let kept = lock(&self.programs).get(&cache_key(name, hash)).cloned();
         if let Some(program) = kept {
             return Ok(program);
         }
@@ -333,6 +374,10 @@ impl Engine {
         self.keep(&program);
         Ok(program)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn cache_key(name: &str, hash: &str) -> String {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     id::{CallId, Epoch},
     interpreter::{Pause, Snapshot},
-    model::{CallKind, ExecutionStatus, Outcome},
+    model::{CallKind, ExecutionStatus, Json, Outcome},
     store::executions::Won,
 };
 
@@ -32,6 +32,14 @@ pub(super) struct Hot {
     won: Won,
 }
 
+impl Hot {
+    /// What it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let states = self.won.state.as_ref().map_or(0, |(last, base)| last.bytes.len() + base.bytes.len());
+        states + self.won.inputs.0.len()
+    }
+}
+
 /// What is worth knowing of a pause, if it waits for one function call and nothing else.
 pub(super) fn keep(won: &Won, pause: &Pause) -> Option<Hot> {
     let [call] = pause.new_calls.as_slice() else { return None };
@@ -42,7 +50,14 @@ pub(super) fn keep(won: &Won, pause: &Pause) -> Option<Hot> {
     if base.bytes.len() + pause.snapshot.bytes.len() > MAX_STATE {
         return None;
     }
-    let mut won = Won { outcomes: Vec::new(), state: Some((pause.snapshot.clone(), base.clone())), ..won.clone() };
+    let inputs = Json("{}".into());
+    let mut won = Won {
+        outcomes: Vec::new(),
+        inputs,
+        claims: 1,
+        state: Some((pause.snapshot.clone(), base.clone())),
+        ..won.clone()
+    };
     won.execution.suspension += 1;
     won.execution.status = ExecutionStatus::Waiting;
     Some(Hot { call: call.id, won })

@@ -2,7 +2,7 @@
 //! which they were delivered. Every call has to be the one on record. After an upgrade of the interpreter this is the way
 //! back to a state that it does not read; with other code it is how a workflow is mended while it runs ([`mend`](super::mend)).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Engine, OrchestrationError};
 use crate::{
@@ -49,14 +49,17 @@ pub(super) struct Until {
 }
 
 /// Makes the last state of a claimed execution again. Changes nothing on record.
-pub(super) async fn rebuild(engine: &Engine, won: &Won, program: &Program) -> Result<Rebuilt, OrchestrationError> {
+pub(super) async fn rebuild(engine: &Engine, won: &Won, program: &Arc<Program>) -> Result<Rebuilt, OrchestrationError> {
     let id = won.execution.id.clone();
     let gone = || StoreError::Inconsistent(format!("execution {id} has no origin"));
     let key = id.clone();
     let past = engine.db.read(move |conn| calls::past(conn, &key)).await?.ok_or_else(gone)?;
     tracing::warn!(execution.id = %id, calls = past.recorded.len(), "its state is rebuilt from its record");
     let until = Until { pause: won.execution.suspension, epoch: won.execution.epoch };
-    let done = Again::new((&engine.offers, engine.settings.limits), &past, program).run(until);
+    let (offers, limits, program) = (engine.offers.clone(), engine.settings.limits, program.clone());
+    let run = move || Again::new((&offers, limits), &past, &program).run(until);
+    let done = tokio::task::spawn_blocking(run).await;
+    let done = done.unwrap_or_else(|panic| Err(AdvanceError::Crashed(panic.to_string())));
     done.map_err(|source| OrchestrationError::Advance { execution: id.clone(), source })
 }
 

@@ -2,61 +2,84 @@
 //! that nobody claimed is taken up, and a waiting gather is looked at in case the process that
 //! settled its last call died before it could claim.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Engine, OrchestrationError,
     cancel::{Cancelled, cancel},
-    claim::claim,
-    drive::drive,
+    claim::{Claimed, claim},
+    drive,
     pause::look_again,
-    timers::all,
+    timers::{PUT_OFF, all, told},
 };
 use crate::{
     id::{ExecutionId, WorkerId},
     model::{Execution, ExecutionStatus},
-    store::{calls, endings, executions, pushes},
+    store::{
+        calls,
+        claims::{self, Due},
+        endings, executions, pushes,
+    },
     time::Timestamp,
 };
 
 /// Most executions that one tick looks at.
 const AT_ONCE: i64 = 100;
 
-/// Looks at every execution that is due at `now`; answers how many.
-pub async fn tick(engine: &Engine, now: Timestamp) -> Result<usize, OrchestrationError> {
+/// Looks at every execution that is due at `now`; answers how many. What can go on goes on by itself: no tick waits for a
+/// turn. An execution that nothing can be done with is left alone for a while, so that the others get their look.
+pub async fn tick(engine: &Arc<Engine>, now: Timestamp) -> Result<usize, OrchestrationError> {
     let whose = engine.whose.clone();
     let due = engine.db.read(move |conn| executions::due(conn, &whose, now, AT_ONCE)).await?;
-    let count = due.len();
-    all(due, |execution| act(engine, execution, now)).await?;
+    let (count, Due { rows, unreadable }) = (due.len(), due);
+    if !unreadable.is_empty() {
+        let keys = told(unreadable, "an execution");
+        engine.db.write(move |conn| claims::put_off_executions(conn, &keys, now.after(PUT_OFF))).await?;
+    }
+    all(rows, |execution| act_or_put_off(engine, execution, now)).await?;
     Ok(count)
 }
 
-async fn act(engine: &Engine, execution: Execution, now: Timestamp) -> Result<(), OrchestrationError> {
+async fn act_or_put_off(engine: &Arc<Engine>, execution: Execution, now: Timestamp) -> Result<(), OrchestrationError> {
+    let (id, epoch) = (execution.id.clone(), execution.epoch);
+    match act(engine, execution, now).await {
+        Ok(Some(claimed)) => drive::begin(engine, claimed),
+        Ok(None) => {}
+        Err(OrchestrationError::Store(error)) if error.is_passing() => return Err(error.into()),
+        Err(error) => {
+            tracing::error!(execution.id = %id, %error, "nothing can be done with an execution: it is left alone for a while");
+            let at = Some(now.after(PUT_OFF));
+            engine.db.write(move |conn| claims::put_off(conn, &id, epoch, at)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn act(engine: &Engine, execution: Execution, now: Timestamp) -> Result<Option<Claimed>, OrchestrationError> {
     let late = execution.deadline_at.is_some_and(|deadline| deadline <= now);
     let asked = execution.cancel_requested_at.is_some() || late;
-    let claimed = match execution.status {
+    match execution.status {
         ExecutionStatus::Waiting | ExecutionStatus::Paused | ExecutionStatus::Scheduled
             if asked && !execution.cancel_told =>
         {
             match cancel(engine, &execution.id, false).await? {
-                Cancelled::Told(claimed) | Cancelled::Ended(claimed) => claimed,
-                Cancelled::Asked | Cancelled::TooLate(_) => None,
+                Cancelled::Told(claimed) | Cancelled::Ended(claimed) => Ok(claimed),
+                Cancelled::Asked | Cancelled::TooLate(_) => Ok(None),
             }
         }
-        ExecutionStatus::Waiting => look(engine, &execution, now).await?,
-        _ => claim(engine, &execution.id).await?,
-    };
-    match claimed {
-        Some(claimed) => drive(engine, claimed).await,
-        None => Ok(()),
+        ExecutionStatus::Waiting => look(engine, &execution, now).await,
+        ExecutionStatus::Paused => {
+            // Whoever paused it lets it go on; until then only its deadline matters.
+            let at = execution.deadline_at.filter(|_| !execution.cancel_told);
+            let (id, epoch) = (execution.id, execution.epoch);
+            engine.db.write(move |conn| claims::put_off(conn, &id, epoch, at)).await?;
+            Ok(None)
+        }
+        _ => claim(engine, &execution.id).await,
     }
 }
 
-async fn look(
-    engine: &Engine,
-    execution: &Execution,
-    now: Timestamp,
-) -> Result<Option<super::claim::Claimed>, OrchestrationError> {
+async fn look(engine: &Engine, execution: &Execution, now: Timestamp) -> Result<Option<Claimed>, OrchestrationError> {
     // Twice the time that it has waited already: few looks at long waits, early ones at short.
     let settings = &engine.settings;
     let wait = now.since(execution.updated_at).clamp(settings.look, settings.look_at_most);

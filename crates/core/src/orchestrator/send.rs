@@ -1,9 +1,10 @@
 //! send: a workflow sends another execution a signal. The clock does it, as often as it takes: the signal carries the call's
 //! name, so it is there once.
 
+use std::sync::Arc;
+
 use super::{
-    Engine, OrchestrationError,
-    drive::drive,
+    Engine, OrchestrationError, drive,
     settle::{Attempted, Retry},
     signal::{Sent, Signalling, signal},
     timers::settle_and_drive,
@@ -19,12 +20,12 @@ use crate::{
 
 /// Sends what a call says, and records that. What was asked for before it is sent before it: the clock acts on several calls
 /// at a time, and whoever has sent one already finds it there.
-pub(super) async fn act(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
+pub(super) async fn act(engine: &Arc<Engine>, call: Call) -> Result<(), OrchestrationError> {
     let of = AttemptOf { execution: call.execution_id.clone(), call: call.id, number: call.attempt };
     let key = of.clone();
     for earlier in engine.db.read(move |conn| calls::sends_before(conn, &key)).await? {
         if let Ok(Sent::Taken(Some(claimed))) = send(engine, &earlier).await? {
-            drive(engine, claimed).await?;
+            drive::begin(engine, claimed);
         }
     }
     let sent = send(engine, &call).await?;
@@ -37,7 +38,7 @@ pub(super) async fn act(engine: &Engine, call: Call) -> Result<(), Orchestration
     let settled = settle_and_drive(engine, attempted).await;
     // The receiver's turn is taken whatever became of the sender's.
     if let Some(claimed) = claimed {
-        drive(engine, claimed).await?;
+        drive::begin(engine, claimed);
     }
     settled
 }

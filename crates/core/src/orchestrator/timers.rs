@@ -1,16 +1,14 @@
 //! timers: what becomes due. A timer fires, a retry starts, a call that nobody began is pushed
 //! again, a call whose worker is silent is given up.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 
 use super::{
     Engine, OrchestrationError,
     dispatch::dispatch,
-    drain,
-    drive::drive,
-    send,
+    drain, drive, send,
     settle::{Attempted, Retry, Settled, settle},
 };
 use crate::{
@@ -18,7 +16,9 @@ use crate::{
     model::{Call, CallKind, Failure, Json, Outcome},
     retry::RetryPolicy,
     store::{
+        StoreError,
         calls::{self, AttemptOf, Work},
+        claims::{self, Due},
         pushes,
     },
     time::Timestamp,
@@ -42,16 +42,33 @@ pub const WORKER_LOST: &str = "durable.WorkerLost";
 /// Stands for the worker of a call that somebody outside completes.
 pub const CALLBACK: &str = "callback";
 
-/// Settles or gives up every call that is due at `now`; answers how many.
-pub async fn tick(engine: &Engine, now: Timestamp) -> Result<usize, OrchestrationError> {
+/// How long a row that nothing can be done with is left alone.
+pub(super) const PUT_OFF: Duration = Duration::from_secs(30);
+
+/// Settles or gives up every call that is due at `now`; answers how many. What that lets go on goes on by itself: no tick
+/// waits for a turn.
+pub async fn tick(engine: &Arc<Engine>, now: Timestamp) -> Result<usize, OrchestrationError> {
     let whose = engine.whose.clone();
     let due = engine.db.read(move |conn| calls::due(conn, &whose, now, AT_ONCE)).await?;
-    let count = due.len();
-    all(due, |call| act(engine, call)).await?;
+    let (count, Due { rows, unreadable }) = (due.len(), due);
+    if !unreadable.is_empty() {
+        let keys = told(unreadable, "a call");
+        engine.db.write(move |conn| claims::put_off_calls(conn, &keys, now.after(PUT_OFF))).await?;
+    }
+    all(rows, |call| act(engine, call)).await?;
     Ok(count)
 }
 
-async fn act(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
+/// Tells of rows that cannot be read; answers their keys.
+pub(super) fn told(unreadable: Vec<(String, StoreError)>, what: &str) -> Vec<String> {
+    let tell = |(key, error)| {
+        tracing::error!(%key, %error, "{what} is due and cannot be read: it is left alone for a while");
+        key
+    };
+    unreadable.into_iter().map(tell).collect()
+}
+
+async fn act(engine: &Arc<Engine>, call: Call) -> Result<(), OrchestrationError> {
     match (call.kind, call.status) {
         (CallKind::Timer, _) => fire(engine, call).await,
         (CallKind::Function, _) => give_up(engine, call).await,
@@ -89,7 +106,7 @@ pub struct Pushed {
 }
 
 /// Pushes function calls that became due, those of `full` queues excepted.
-pub async fn push(engine: &Engine, now: Timestamp, full: Vec<String>) -> Result<Pushed, OrchestrationError> {
+pub async fn push(engine: &Arc<Engine>, now: Timestamp, full: Vec<String>) -> Result<Pushed, OrchestrationError> {
     let (whose, again) = (engine.whose.clone(), now.after(engine.settings.push_again));
     let due = engine.db.read(move |conn| pushes::to_push(conn, &whose, now, &full, PUSHED_AT_ONCE)).await?;
     if due.is_empty() {
@@ -120,7 +137,7 @@ fn attempt_of(call: &Call) -> AttemptOf {
     AttemptOf { execution: call.execution_id.clone(), call: call.id, number: call.attempt }
 }
 
-async fn fire(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
+async fn fire(engine: &Arc<Engine>, call: Call) -> Result<(), OrchestrationError> {
     let of = attempt_of(&call);
     let outcome = Outcome::Completed(Json("null".into()));
     settle_and_drive(
@@ -131,7 +148,7 @@ async fn fire(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
 }
 
 /// A signal or callback was not there in its time.
-async fn nobody_came(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
+async fn nobody_came(engine: &Arc<Engine>, call: Call) -> Result<(), OrchestrationError> {
     let (of, outcome) = (attempt_of(&call), ran_out(&call));
     let attempted = Attempted { of, outcome, retry: Retry::No, started_at: None, worker: None, log: Vec::new() };
     settle_and_drive(engine, attempted).await
@@ -149,7 +166,7 @@ pub(super) fn ran_out(call: &Call) -> Outcome {
 }
 
 /// A call was not done in all the time that it had.
-async fn too_late(engine: &Engine, work: Work) -> Result<(), OrchestrationError> {
+async fn too_late(engine: &Arc<Engine>, work: Work) -> Result<(), OrchestrationError> {
     let message = format!("{} was not done within its total_timeout", work.function);
     let outcome = Outcome::Failed(Failure::new("TimeoutError", message));
     let (of, worker) = (work.attempt, None);
@@ -157,7 +174,7 @@ async fn too_late(engine: &Engine, work: Work) -> Result<(), OrchestrationError>
         .await
 }
 
-async fn give_up(engine: &Engine, call: Call) -> Result<(), OrchestrationError> {
+async fn give_up(engine: &Arc<Engine>, call: Call) -> Result<(), OrchestrationError> {
     let worker = call.worker.as_ref().map_or_else(|| "its worker".to_owned(), ToString::to_string);
     if call.worker.as_ref() == Some(&engine.worker) {
         // This process itself, after the machine slept or was too busy to beat: it still runs the call.
@@ -188,9 +205,10 @@ async fn give_up(engine: &Engine, call: Call) -> Result<(), OrchestrationError> 
     .await
 }
 
-pub(super) async fn settle_and_drive(engine: &Engine, attempted: Attempted) -> Result<(), OrchestrationError> {
-    match settle(engine, attempted).await? {
-        Settled::Recorded(Some(claimed)) => drive(engine, claimed).await,
-        Settled::Recorded(None) | Settled::Retrying | Settled::Ignored => Ok(()),
+/// Records an outcome; what that lets go on goes on by itself.
+pub(super) async fn settle_and_drive(engine: &Arc<Engine>, attempted: Attempted) -> Result<(), OrchestrationError> {
+    if let Settled::Recorded(Some(claimed)) = settle(engine, attempted).await? {
+        drive::begin(engine, claimed);
     }
+    Ok(())
 }

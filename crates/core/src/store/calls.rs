@@ -22,6 +22,7 @@ pub use super::{
 
 use super::{
     DbConnection, StoreError, children,
+    claims::Due,
     executions::{Fence, Whose},
     pushes,
     rows::{self, CallRow, failure_text},
@@ -469,8 +470,8 @@ pub fn is_woken(conn: &mut DbConnection, execution: &ExecutionId) -> Result<bool
     Ok(false)
 }
 
-/// Calls that the clock has to settle or to give up, those due longest first.
-pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Vec<Call>, StoreError> {
+/// Calls that the clock has to settle or to give up, those due longest first; then the rows that cannot be read.
+pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Due<Call>, StoreError> {
     let due = calls::table.filter(is_clocked()).filter(calls::due_at.le(now.0)).order(calls::due_at).limit(limit);
     let rows: Vec<CallRow> = match whose {
         Whose::Served => due
@@ -484,7 +485,7 @@ pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -
             .select(CallRow::as_select())
             .load(conn)?,
     };
-    rows.into_iter().map(Call::try_from).collect()
+    Ok(Due::of(rows, |row| format!("{}-{}", row.execution_id, row.call_id)))
 }
 
 /// When the clock has to act on a call next: to settle it, to give it up, to push it.

@@ -100,6 +100,7 @@ pub fn end_by_force(
             table::status.eq(ExecutionStatus::Cancelled.as_str()),
             table::epoch.eq(table::epoch + 1),
             table::claimed_by.eq(None::<String>),
+            table::claims.eq(0),
             table::due_at.eq(None::<i64>),
             table::error.eq(Some(failure_text(failure))),
             table::updated_at.eq(now.0),
@@ -149,6 +150,7 @@ pub fn shelve(conn: &mut DbConnection, fence: &Fence, now: Timestamp) -> Result<
             table::status.eq(ExecutionStatus::Paused.as_str()),
             table::held.eq(true),
             table::claimed_by.eq(None::<String>),
+            table::claims.eq(0),
             table::due_at.eq(table::deadline_at),
             table::updated_at.eq(now.0),
         ))
@@ -167,11 +169,13 @@ pub fn again(
         .find(fence.id.as_str())
         .filter(table::epoch.eq(fence.epoch.0))
         .filter(table::status.eq(ExecutionStatus::Running.as_str()));
+    let status = case_when(table::held, text(ExecutionStatus::Paused)).otherwise(text(ExecutionStatus::Scheduled));
     let begun = diesel::update(held)
         .set((
-            table::status.eq(ExecutionStatus::Scheduled.as_str()),
+            table::status.eq(status),
             table::claimed_by.eq(None::<String>),
-            table::due_at.eq(Some(now.0)),
+            table::claims.eq(0),
+            table::due_at.eq(case_when(table::held, table::deadline_at).otherwise(Some(now.0))),
             table::suspension.eq(0),
             table::snapshot.eq(None::<Vec<u8>>),
             table::snapshot_format.eq(None::<String>),

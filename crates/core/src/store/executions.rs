@@ -10,6 +10,7 @@ use diesel::{
 
 use super::{
     DbConnection, StoreError, calls,
+    claims::Due,
     rows::{self, ExecutionRow, Large, failure_text},
     schema::{executions, origins, sources},
 };
@@ -227,6 +228,8 @@ pub struct Won {
     pub at: Timestamp,
     /// Makes the tokens of its callbacks unguessable.
     pub secret: String,
+    /// Claims in a row, this one counted, since it last paused or began.
+    pub claims: i64,
 }
 
 /// Takes the right to advance an execution, if it is free: compare and swap, the row count decides. What the winner may work
@@ -241,12 +244,15 @@ pub fn claim(
     let free = sql::<Bool>("executions.status IN ('scheduled', 'waiting')").or(executions::status
         .eq(ExecutionStatus::Running.as_str())
         .and(executions::due_at.le(now.0).assume_not_null()));
+    let span = until.0.saturating_sub(now.0);
     let won = diesel::update(executions::table.filter(executions::id.eq(id.as_str())).filter(free))
         .set((
             executions::status.eq(ExecutionStatus::Running.as_str()),
             executions::epoch.eq(executions::epoch + 1),
             executions::claimed_by.eq(&worker.0),
-            executions::due_at.eq(until.0),
+            // The more often it came to nothing, the longer until somebody else tries.
+            executions::due_at.eq((executions::claims * span + until.0).nullable()),
+            executions::claims.eq(executions::claims + 1),
             executions::started_at.eq(case_when(
                 executions::started_at.is_null(),
                 now.0.into_sql::<Nullable<BigInt>>(),
@@ -276,6 +282,7 @@ pub fn claim_at(
             executions::epoch.eq(fence.epoch.0),
             executions::claimed_by.eq(Some(&worker.0)),
             executions::due_at.eq(Some(until.0)),
+            executions::claims.eq(executions::claims + 1),
             executions::updated_at.eq(now.0),
         ))
         .execute(conn)?;
@@ -286,8 +293,10 @@ pub fn claim_at(
 pub fn won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError> {
     let gone = || StoreError::Inconsistent(format!("execution {id} has no origin"));
     let execution = brief(conn, id)?.ok_or_else(gone)?;
-    let snapshot: (Option<Vec<u8>>, Option<String>) =
-        executions::table.find(id.as_str()).select((executions::snapshot, executions::snapshot_format)).first(conn)?;
+    let (bytes, format, claims): (Option<Vec<u8>>, Option<String>, i64) = executions::table
+        .find(id.as_str())
+        .select((executions::snapshot, executions::snapshot_format, executions::claims))
+        .first(conn)?;
     type Origin = (String, Option<String>, i64, Option<Vec<u8>>, Option<String>, Option<String>);
     let (inputs, anew, first_call, base, base_format, secret): Origin = origins::table
         .find(id.as_str())
@@ -303,12 +312,12 @@ pub fn won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError>
         .optional()?
         .ok_or_else(gone)?;
     let sealed = |bytes: Option<Vec<u8>>, format: Option<String>| Some(Snapshot { bytes: bytes?, format: format? });
-    let state = sealed(snapshot.0, snapshot.1).zip(sealed(base, base_format));
+    let state = sealed(bytes, format).zip(sealed(base, base_format));
     let (outcomes, last) = calls::undelivered(conn, id)?;
     let at = last.or(execution.started_at).unwrap_or(execution.created_at);
     let (inputs, first_call, secret) =
         (Json(anew.unwrap_or(inputs)), rows::call_id(first_call)?, secret.unwrap_or_default());
-    Ok(Won { execution, inputs, first_call, state, outcomes, at, secret })
+    Ok(Won { execution, inputs, first_call, state, outcomes, at, secret, claims })
 }
 
 /// The part of a pause, finish or failure that every write under a claim repeats.
@@ -354,7 +363,9 @@ pub fn pause(
     let paused = diesel::update(held(fence)).set((
         executions::status.eq(status),
         executions::claimed_by.eq(None::<String>),
-        executions::due_at.eq(due_at.map(|at| at.0)),
+        executions::claims.eq(0),
+        // While a person keeps it paused, nothing but its deadline is the clock's business.
+        executions::due_at.eq(case_when(executions::held, executions::deadline_at).otherwise(due_at.map(|at| at.0))),
         executions::suspension.eq(executions::suspension + 1),
         executions::snapshot.eq(Some(&snapshot.bytes)),
         executions::snapshot_format.eq(Some(&snapshot.format)),
@@ -403,6 +414,7 @@ pub fn end(conn: &mut DbConnection, fence: &Fence, ending: &Ending, now: Timesta
     let common = (
         executions::status.eq(status.as_str()),
         executions::claimed_by.eq(None::<String>),
+        executions::claims.eq(0),
         executions::due_at.eq(None::<i64>),
         executions::output.eq(output),
         executions::error.eq(error),
@@ -419,7 +431,7 @@ pub fn end(conn: &mut DbConnection, fence: &Fence, ending: &Ending, now: Timesta
 }
 
 #[diesel::dsl::auto_type(no_type_alias)]
-fn held(fence: &Fence) -> _ {
+pub(super) fn held(fence: &Fence) -> _ {
     let id: &str = fence.id.as_str();
     let epoch: i64 = fence.epoch.0;
     let running: &'static str = ExecutionStatus::Running.as_str();
@@ -429,8 +441,8 @@ fn held(fence: &Fence) -> _ {
         .filter(executions::status.eq(running))
 }
 
-/// Executions that the clock has to look at, those due longest first.
-pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Vec<Execution>, StoreError> {
+/// Executions that the clock has to look at, those due longest first; then the rows that cannot be read.
+pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Due<Execution>, StoreError> {
     let due = executions::table
         .filter(executions::due_at.le(now.0))
         .order(executions::due_at)
@@ -440,7 +452,7 @@ pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -
         Whose::Served => due.filter(executions::runner.is_null()).load(conn)?,
         Whose::Run(runner) => due.filter(executions::runner.eq(Some(&runner.0))).load(conn)?,
     };
-    rows.into_iter().map(Execution::try_from).collect()
+    Ok(Due::of(rows, |row| row.id.clone()))
 }
 
 /// When the clock has to look at an execution next.

@@ -6,6 +6,7 @@ mod attempts;
 pub mod callbacks;
 pub mod calls;
 pub mod children;
+pub mod claims;
 mod connection;
 pub mod control;
 mod doubt;

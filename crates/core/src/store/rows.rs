@@ -33,7 +33,7 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(column: &str) -> Result<T
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = executions)]
 pub(super) struct ExecutionRow {
-    id: String,
+    pub(super) id: String,
     workflow: String,
     source_hash: String,
     queue: String,
@@ -105,8 +105,8 @@ impl TryFrom<ExecutionRow> for Execution {
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = calls)]
 pub(super) struct CallRow {
-    execution_id: String,
-    call_id: i64,
+    pub(super) execution_id: String,
+    pub(super) call_id: i64,
     resume_group: i64,
     kind: String,
     function: String,

@@ -31,6 +31,7 @@ diesel::table! {
         parent_execution_id -> Nullable<Text>,
         parent_call_id -> Nullable<BigInt>,
         progress -> Nullable<Text>,
+        claims -> BigInt,
     }
 }
 

@@ -1,5 +1,9 @@
 //! The heart's promises, each as a fact.
 
+/// The memory limit of turns is one of them.
+#[global_allocator]
+static ALLOCATOR: durable_memory::TurnAllocator = durable_memory::TurnAllocator;
+
 mod check;
 mod children;
 mod claims;
@@ -16,6 +20,7 @@ mod scans;
 mod states;
 mod store;
 mod tracebacks;
+mod turns;
 mod values;
 mod waits;
 mod wake;

@@ -12,8 +12,7 @@ use durable_core::{
     orchestrator::{
         cancel::{Cancelled, cancel as cancel_execution},
         claim::Claimed,
-        drive::drive,
-        hold, mend, revive,
+        drive, hold, mend, revive,
         signal::{Sent, Signalling, signal as send_signal},
         start,
     },
@@ -33,14 +32,9 @@ use super::{
 
 /// Whoever has won a claim advances; the client does not wait for it.
 pub(super) fn go_on(api: &Api, claimed: Option<Claimed>) {
-    let Some(claimed) = claimed else { return };
-    let engine = api.engine.clone();
-    tokio::spawn(async move {
-        let id = claimed.id().clone();
-        if let Err(error) = drive(&engine, claimed).await {
-            tracing::warn!(execution.id = %id, %error, "a turn failed; a clock takes it up");
-        }
-    });
+    if let Some(claimed) = claimed {
+        drive::begin(&api.engine, claimed);
+    }
 }
 
 fn id(text: &str) -> Result<ExecutionId, ApiError> {

@@ -11,7 +11,7 @@ use durable_core::{
     id::ExecutionId,
     interpreter::{CompileError, Known, Program, children::is_beside},
     model::Files,
-    orchestrator::{claim::claim, drive::drive, start},
+    orchestrator::{claim::claim, drive, start},
     store::{executions, files, workflows},
     time::parse_duration,
 };
@@ -169,12 +169,10 @@ pub(crate) async fn start(
         // Should this process die before the first turn, a clock takes the execution up.
         let (engine, id) = (api.engine.clone(), started.execution.id.clone());
         tokio::spawn(async move {
-            let driven = match claim(&engine, &id).await {
-                Ok(Some(claimed)) => drive(&engine, claimed).await,
-                other => other.map(drop),
-            };
-            if let Err(error) = driven {
-                tracing::warn!(execution.id = %id, %error, "a first turn failed");
+            match claim(&engine, &id).await {
+                Ok(Some(claimed)) => drive::begin(&engine, claimed),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(execution.id = %id, %error, "a new execution waits for a clock"),
             }
         });
     }

@@ -3,6 +3,7 @@
 mod chaos;
 mod compose;
 mod culprit;
+mod hostile;
 mod killed;
 mod operation;
 mod rq;

@@ -54,10 +54,21 @@ fn only_the_store_speaks_diesel() {
 #[test]
 fn only_the_interpreter_names_monty() {
     must_never("crates/core/src", &["/interpreter/"], &["monty::", "monty_types", "Monty"]);
-    // The allocator that keeps the memory limit has to be chosen by the program; and the project has a name.
+    // The project has a name.
     must_never("crates/worker/src", &["main.rs"], &["monty::", "monty_"]);
     must_never("crates/orchestrator/src", &["main.rs"], &["monty::", "monty_"]);
     must_never("crates/cli/src", &["main.rs"], &["monty::", "monty_"]);
+}
+
+#[test]
+fn unsafe_code_stands_in_the_allocator_alone() {
+    for folder in std::fs::read_dir(root().join("crates")).unwrap() {
+        let folder = folder.unwrap().file_name().to_string_lossy().into_owned();
+        let manifest = std::fs::read_to_string(root().join("crates").join(&folder).join("Cargo.toml")).unwrap();
+        let forbids = manifest.contains("[lints]\nworkspace = true");
+        assert_eq!(forbids, folder != "memory", "{folder}");
+    }
+    assert_eq!(rust_files("crates/memory/src").len(), 1);
 }
 
 #[test]

@@ -283,6 +283,24 @@ async def main():
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_hangs_keeps_no_function_from_its_slot() {
+    let registry = Registry::new().function("tasks.quick", || async { Done::Ok(()) });
+    let installation = install(registry, WorkerSettings { concurrency: 2, ..WorkerSettings::default() });
+    let hangs = "from tasks import quick\nasync def main():\n    await quick()\n    while True: pass\n";
+    for _ in 0..4 {
+        installation.start(hangs).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let began = Instant::now();
+    for _ in 0..10 {
+        let id = installation.start("from tasks import quick\nasync def main():\n    await quick()\n    return 1\n").await;
+        assert_eq!(installation.end(&id).await.status, ExecutionStatus::Completed);
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    installation.engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_function_has_no_more_time_than_its_call_or_its_total_allows() {
     let registry = Registry::new().function("tasks.slow", || async {
         tokio::time::sleep(Duration::from_secs(60)).await;
