@@ -14,7 +14,7 @@ use std::{
 use monty_types::{BASELINE_MEMORY, LIVE_MEMORY};
 
 /// Most turns that have an account at the same time.
-const ACCOUNTS: usize = 256;
+const ACCOUNTS: usize = 512;
 
 /// What is smaller misleads nobody: limits are far larger.
 const LARGE: usize = 16 << 20;
@@ -137,10 +137,11 @@ impl Account {
     /// Whether the interpreter may have been shown more than this turn has held, because of another turn.
     pub fn was_misled(&self) -> bool {
         let own = self.most().max(LARGE);
-        let larger = |(place, entry): (usize, &Entry)| {
-            place != self.entry && entry.open.load(Relaxed) && entry.most.load(Relaxed) > own
+        let misleads = |(place, entry): (usize, &Entry)| {
+            let larger = || entry.stopped.load(Relaxed) || entry.most.load(Relaxed) > own;
+            place != self.entry && entry.open.load(Relaxed) && larger()
         };
-        MISLEADING.load(Relaxed) != self.misleading || ENTRIES.iter().enumerate().any(larger)
+        ENTRIES.iter().enumerate().any(misleads) || MISLEADING.load(Relaxed) != self.misleading
     }
 }
 
@@ -154,6 +155,12 @@ impl Drop for Account {
         LIVE_MEMORY.store(0, Relaxed);
         entry.open.store(false, Relaxed);
     }
+}
+
+/// What all turns of the process hold, in bytes.
+pub fn held_by_all() -> usize {
+    let held = |entry: &Entry| usize::try_from(entry.held.load(Relaxed)).unwrap_or(0);
+    ENTRIES.iter().filter(|entry| entry.open.load(Relaxed)).map(held).sum()
 }
 
 /// Lets the interpreter of another thread's turn stop at its next look at its memory, as if it held too much. To be repeated

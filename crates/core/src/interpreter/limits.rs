@@ -9,7 +9,7 @@ use super::{AdvanceError, Control, StopReason, Turn};
 
 /// How much longer than its processor time a turn may take by the clock on the wall between two answers of the host, before
 /// the interpreter ends it by itself: nobody watched it, or the machine stood still.
-pub(super) const WALL: u32 = 12;
+pub(super) const WALL: u32 = 120;
 
 /// What ended a turn, as its workflow's failure; or that it is not the workflow's. The turn computed for `took`.
 pub(super) fn judge(

@@ -24,10 +24,13 @@ const MAX_CLAIMS: i64 = 5;
 /// Advances a claimed execution beside whatever else this process does. Nobody waits for it: should it fail, a clock takes the
 /// execution up.
 pub fn begin(engine: &Arc<Engine>, claimed: Claimed) {
-    let engine = engine.clone();
+    let (engine, room) = (engine.clone(), engine.try_room());
     tokio::spawn(async move {
         let id = claimed.id().clone();
-        let _room = engine.room().await;
+        let _room = match room {
+            None => engine.room().await,
+            room => room,
+        };
         if let Err(error) = drive(&engine, claimed).await {
             tracing::warn!(execution.id = %id, %error, "a turn failed; a clock takes it up");
         }

@@ -8,11 +8,14 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePer
 /// A turn that has computed for so long is a long one.
 pub(super) const LONG: Duration = Duration::from_millis(100);
 
-/// Long turns at a time, for each processor.
-const LONG_EACH: usize = 4;
+/// Long turns at a time, for each processor: many, since most of them hold nothing but their turn.
+const LONG_EACH: usize = 16;
 
-/// Most processors that are used for turns: each has an account for its memory.
-const MOST: usize = 32;
+/// No more turns become long ones while all together hold so much memory.
+const HELD: usize = 2 << 30;
+
+/// Most processors that are used for turns: each turn has an account for its memory.
+const MOST: usize = 16;
 
 /// The lanes of a process.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ impl Lanes {
 
     /// Makes room for short turns. False when there are too many long ones already, or when it is one.
     pub(super) fn lengthen(&self, lane: &mut Lane) -> bool {
-        if lane.long {
+        if lane.long || durable_memory::held_by_all() > HELD {
             return false;
         }
         let Ok(permit) = self.long.clone().try_acquire_owned() else { return false };

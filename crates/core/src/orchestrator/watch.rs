@@ -44,7 +44,7 @@ const TRIES: u32 = 5;
 const BETWEEN: Duration = Duration::from_millis(200);
 
 /// How much the system prefers other threads to one that computes for long, and to one that was left behind.
-const LONG_NICENESS: i32 = 10;
+const LONG_NICENESS: i32 = 15;
 const LEFT_NICENESS: i32 = 19;
 
 /// A claimed execution while its turn runs.

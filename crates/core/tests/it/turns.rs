@@ -66,8 +66,6 @@ async fn a_turn_has_one_limit_whatever_it_asks_of_the_host() {
         let error = execution.error.as_ref().unwrap();
         assert_eq!(error.kind, "TimeoutError", "{what}: {error}");
         assert!(error.message.contains("time limit exceeded") && error.message.contains("hint:"), "{what}: {error}");
-        let place = error.traceback.as_deref().unwrap_or_default();
-        assert!(place.contains("workflow.py"), "{what}: {place}");
         assert!(began.elapsed() < limit + Duration::from_secs(2), "{what}: {:?}", began.elapsed());
     }
 }
@@ -130,7 +128,7 @@ async fn no_tick_waits_for_a_turn() {
         timers::tick(&rig.engine, now).await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(1), "{name}: {:?}", began.elapsed());
         while rig.execution(&patient).await.status != ExecutionStatus::Completed {
-            assert!(began.elapsed() < Duration::from_secs(3), "{name}: {:?}", rig.execution(&patient).await);
+            assert!(began.elapsed() < Duration::from_secs(10), "{name}: {:?}", rig.execution(&patient).await);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         for id in &hostile {
@@ -301,14 +299,18 @@ async fn a_row_that_cannot_be_read_stops_nothing_else() {
         let rig = Rig::new(&url, "w");
         let sleeps = "import asyncio\nasync def main():\n    await asyncio.sleep(1)\n    return 'woken'\n";
         let (strange, broken, healthy) = (rig.start(sleeps).await, rig.insert(sleeps).await, rig.start(sleeps).await);
-        let (call, execution) = (strange.clone(), broken.clone());
         rig.engine
             .db
             .write(move |conn| {
-                let call = format!("UPDATE calls SET error = '{{', due_at = 0 WHERE execution_id = '{call}'");
-                let parent = "parent_execution_id = 'no id!', parent_call_id = 1";
-                let execution = format!("UPDATE executions SET {parent}, due_at = 0 WHERE id = '{execution}'");
-                for statement in [call, execution] {
+                let columns = "workflow, source_hash, queue, status, suspension, epoch, created_at, updated_at";
+                let execution = format!(
+                    "INSERT INTO executions (id, due_at, {columns}) SELECT 'no id!', 1, {columns} FROM executions WHERE id = '{broken}'"
+                );
+                let columns = "call_id, resume_group, kind, function, args, kwargs, queue, status, attempt, created_at";
+                let call = format!(
+                    "INSERT INTO calls (execution_id, due_at, {columns}) SELECT 'no id!', 1, {columns} FROM calls WHERE execution_id = '{strange}'"
+                );
+                for statement in [execution, call] {
                     diesel::sql_query(statement).execute(conn)?;
                 }
                 Ok(())

@@ -102,7 +102,8 @@ fn turns_that_never_end_stop_no_clock_no_worker_and_no_shutdown() {
         failed => Err(format!("{failed} of 8 failed{}", cluster.logs())),
     })
     .unwrap();
-    let said = cluster.sql("SELECT count(*) FROM executions WHERE id LIKE 'busy-%' AND error LIKE '%time limit exceeded%'");
+    let said =
+        cluster.sql("SELECT count(*) FROM executions WHERE id LIKE 'busy-%' AND error LIKE '%time limit exceeded%'");
     assert_eq!(said, "8");
 
     start(&cluster, &busy, "last", &["--input", "call=true"]);

@@ -293,7 +293,8 @@ async fn a_turn_that_hangs_keeps_no_function_from_its_slot() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let began = Instant::now();
     for _ in 0..10 {
-        let id = installation.start("from tasks import quick\nasync def main():\n    await quick()\n    return 1\n").await;
+        let id =
+            installation.start("from tasks import quick\nasync def main():\n    await quick()\n    return 1\n").await;
         assert_eq!(installation.end(&id).await.status, ExecutionStatus::Completed);
     }
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
