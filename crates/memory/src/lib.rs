@@ -3,7 +3,9 @@
 //! The interpreter asks two numbers of the whole process, `LIVE_MEMORY` and `BASELINE_MEMORY`, how much is held. Turns run side
 //! by side, and what one holds must not be counted against another. So [`TurnAllocator`] keeps an account per thread that
 //! runs a turn, and shows the interpreter that of the thread which allocated last: nearly always the one that asks.
-//! Where it was another's, the turn that was stopped can tell ([`Account::was_misled`]), and is taken again.
+//! Where it was another's, the turn that was stopped can tell ([`Account::was_misled`]), and is taken again by itself
+//! ([`Account::open_exactly`]): meanwhile the interpreter is shown that account alone, and others are looked at from outside
+//! ([`held`]).
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -40,19 +42,29 @@ static ENTRIES: [Entry; ACCOUNTS] = [const {
     }
 }; ACCOUNTS];
 
-/// How often a number was shown that may have misled others: a large turn ended, or one was stopped.
-static MISLEADING: AtomicU64 = AtomicU64::new(0);
+/// How many large turns have ended, whose numbers may have misled others.
+static LARGE_ENDED: AtomicU64 = AtomicU64::new(0);
+
+/// How often a turn was told to stop, by a number that may have misled others.
+static STOPS: AtomicU64 = AtomicU64::new(0);
+
+/// The account that is shown alone; [`NONE`] when each is shown in its time.
+static EXACT: AtomicUsize = AtomicUsize::new(NONE);
+
+/// No account.
+const NONE: usize = usize::MAX;
 
 thread_local! {
     /// The account of this thread. A plain number, so that it can be read in the middle of an allocation.
-    static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+    static MINE: Cell<usize> = const { Cell::new(NONE) };
 }
 
 /// The system's allocator, which also keeps the accounts of turns.
 pub struct TurnAllocator;
 
 fn charge(bytes: isize) {
-    let Some(entry) = ENTRIES.get(MINE.get()) else { return };
+    let mine = MINE.get();
+    let Some(entry) = ENTRIES.get(mine) else { return };
     // Only this thread writes it.
     let held = entry.held.load(Relaxed).wrapping_add(bytes);
     entry.held.store(held, Relaxed);
@@ -60,7 +72,12 @@ fn charge(bytes: isize) {
     if held > entry.most.load(Relaxed) {
         entry.most.store(held, Relaxed);
     }
-    LIVE_MEMORY.store(if entry.stopped.load(Relaxed) { ENDLESS } else { held }, Relaxed);
+    let exact = EXACT.load(Relaxed);
+    if entry.stopped.load(Relaxed) {
+        LIVE_MEMORY.store(ENDLESS, Relaxed);
+    } else if exact == NONE || exact == mine {
+        LIVE_MEMORY.store(held, Relaxed);
+    }
 }
 
 fn size(bytes: usize) -> isize {
@@ -99,7 +116,9 @@ unsafe impl GlobalAlloc for TurnAllocator {
 #[derive(Debug)]
 pub struct Account {
     entry: usize,
-    misleading: u64,
+    exact: bool,
+    large_ended: u64,
+    stops: u64,
     /// It belongs to its thread.
     _own: std::marker::PhantomData<*const ()>,
 }
@@ -115,18 +134,28 @@ impl Account {
         most.store(0, Relaxed);
         stopped.store(false, Relaxed);
         MINE.set(entry);
-        LIVE_MEMORY.store(0, Relaxed);
-        Some(Self { entry, misleading: MISLEADING.load(Relaxed), _own: std::marker::PhantomData })
+        charge(0);
+        let (large_ended, stops) = (LARGE_ENDED.load(Relaxed), STOPS.load(Relaxed));
+        Some(Self { entry, exact: false, large_ended, stops, _own: std::marker::PhantomData })
     }
 
-    /// Its number, by which others can [`stop`] it.
+    /// Opens one that alone is shown to the interpreter as long as it is there. One at a time.
+    pub fn open_exactly() -> Option<Self> {
+        let mut account = Self::open()?;
+        EXACT.store(account.entry, Relaxed);
+        account.exact = true;
+        charge(0);
+        Some(account)
+    }
+
+    /// Its number, by which others can look at it, or [`stop`] its turn.
     pub fn number(&self) -> usize {
         self.entry
     }
 
     /// What the turn holds, in bytes. Nothing where [`TurnAllocator`] is not the program's allocator.
     pub fn held(&self) -> usize {
-        usize::try_from(ENTRIES[self.entry].held.load(Relaxed)).unwrap_or(0)
+        held(self.entry)
     }
 
     /// The most that it has held.
@@ -138,23 +167,36 @@ impl Account {
     pub fn was_misled(&self) -> bool {
         let own = self.most().max(LARGE);
         let misleads = |(place, entry): (usize, &Entry)| {
-            let larger = || entry.stopped.load(Relaxed) || entry.most.load(Relaxed) > own;
-            place != self.entry && entry.open.load(Relaxed) && larger()
+            let larger = || !self.exact && entry.most.load(Relaxed) > own;
+            place != self.entry && entry.open.load(Relaxed) && (entry.stopped.load(Relaxed) || larger())
         };
-        ENTRIES.iter().enumerate().any(misleads) || MISLEADING.load(Relaxed) != self.misleading
+        ENTRIES.iter().enumerate().any(misleads)
+            || STOPS.load(Relaxed) != self.stops
+            || (!self.exact && LARGE_ENDED.load(Relaxed) != self.large_ended)
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        MINE.set(usize::MAX);
+        MINE.set(NONE);
         let entry = &ENTRIES[self.entry];
-        if entry.most.load(Relaxed) > LARGE || entry.stopped.load(Relaxed) {
-            MISLEADING.fetch_add(1, Relaxed);
+        if entry.most.load(Relaxed) > LARGE {
+            LARGE_ENDED.fetch_add(1, Relaxed);
+        }
+        if entry.stopped.load(Relaxed) {
+            STOPS.fetch_add(1, Relaxed);
+        }
+        if self.exact {
+            EXACT.store(NONE, Relaxed);
         }
         LIVE_MEMORY.store(0, Relaxed);
         entry.open.store(false, Relaxed);
     }
+}
+
+/// What the turn of this account holds, in bytes.
+pub fn held(number: usize) -> usize {
+    ENTRIES.get(number).map_or(0, |entry| usize::try_from(entry.held.load(Relaxed)).unwrap_or(0))
 }
 
 /// What all turns of the process hold, in bytes.
@@ -168,7 +210,7 @@ pub fn held_by_all() -> usize {
 pub fn stop(number: usize) {
     let Some(entry) = ENTRIES.get(number) else { return };
     if entry.open.load(Relaxed) {
-        MISLEADING.fetch_add(1, Relaxed);
+        STOPS.fetch_add(1, Relaxed);
         entry.stopped.store(true, Relaxed);
         LIVE_MEMORY.store(ENDLESS, Relaxed);
     }
@@ -181,7 +223,11 @@ mod tests {
     #[global_allocator]
     static ALLOCATOR: TurnAllocator = TurnAllocator;
 
+    /// They read what the whole process is shown, so they run one after the other.
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
     fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         std::thread::spawn(work).join().unwrap()
     }
 
@@ -220,5 +266,23 @@ mod tests {
             (beside, account.was_misled())
         });
         assert_eq!(beside, (true, true), "while the other is there, and when it was");
+    }
+
+    #[test]
+    fn an_exact_account_is_shown_whatever_others_hold() {
+        let shown = on_a_thread(|| {
+            let account = Account::open_exactly().unwrap();
+            let mine = vec![1_u8; 1 << 20];
+            let beside = std::thread::spawn(|| {
+                let _account = Account::open().unwrap();
+                vec![1_u8; 64 << 20].len()
+            });
+            assert_eq!(beside.join().unwrap(), 64 << 20);
+            let held = account.held();
+            drop(vec![0_u8; 64]);
+            assert!(!account.was_misled());
+            (LIVE_MEMORY.load(Relaxed).abs_diff(held), mine.len())
+        });
+        assert!(shown.0 < 4096, "{}", shown.0);
     }
 }

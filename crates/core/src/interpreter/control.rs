@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use durable_memory::Account;
+
 /// Why a turn is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
@@ -16,6 +18,8 @@ pub enum StopReason {
     Spent = 1,
     /// Nobody wants what it comes to: the claim is lost, or the process ends.
     Unwanted = 2,
+    /// It holds more memory than it may.
+    Greedy = 3,
 }
 
 /// A turn, as it is seen from outside.
@@ -29,6 +33,8 @@ pub struct Control {
     thread: AtomicI32,
     /// The processor time of its thread at which it has used up what it may, in microseconds.
     ends: AtomicU64,
+    /// Whether its memory is looked at exactly.
+    exact: bool,
 }
 
 impl Default for Control {
@@ -38,11 +44,17 @@ impl Default for Control {
             account: AtomicUsize::new(usize::MAX),
             thread: AtomicI32::new(0),
             ends: AtomicU64::new(u64::MAX),
+            exact: false,
         }
     }
 }
 
 impl Control {
+    /// Of a turn whose memory is looked at exactly. One at a time.
+    pub fn exact() -> Self {
+        Self { exact: true, ..Self::default() }
+    }
+
     /// Tells it to stop; the first reason stands.
     pub fn stop(&self, why: StopReason) {
         let _ = self.why.compare_exchange(0, why as u8, Ordering::Relaxed, Ordering::Relaxed);
@@ -59,6 +71,7 @@ impl Control {
         match self.why.load(Ordering::Relaxed) {
             0 => None,
             1 => Some(StopReason::Spent),
+            3 => Some(StopReason::Greedy),
             _ => Some(StopReason::Unwanted),
         }
     }
@@ -68,9 +81,13 @@ impl Control {
         of_thread(self.thread.load(Ordering::Relaxed))
     }
 
-    /// Whether it has used up what it may, seen from outside.
-    pub fn is_overdue(&self) -> bool {
-        self.computed().is_some_and(|computed| micros(computed) > self.ends.load(Ordering::Relaxed))
+    /// The limit that it has broken, seen from outside: that of its time, or of so much memory.
+    pub fn broken(&self, memory: usize) -> Option<StopReason> {
+        if durable_memory::held(self.account.load(Ordering::Relaxed)) > memory {
+            return Some(StopReason::Greedy);
+        }
+        let overdue = self.computed().is_some_and(|computed| micros(computed) > self.ends.load(Ordering::Relaxed));
+        overdue.then_some(StopReason::Spent)
     }
 
     /// Lets the system prefer others' threads to this one.
@@ -82,6 +99,11 @@ impl Control {
         }
         #[cfg(not(target_os = "linux"))]
         let _ = niceness;
+    }
+
+    /// On the turn's thread: an account of what it holds.
+    pub(super) fn account(&self) -> Option<Account> {
+        if self.exact { Account::open_exactly() } else { Account::open() }
     }
 
     /// On the turn's thread: it begins, and may compute for so long.

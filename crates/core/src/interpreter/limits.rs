@@ -5,7 +5,8 @@ use std::time::Duration;
 use durable_memory::Account;
 use monty_types::{ExcType, MontyException};
 
-use super::{AdvanceError, Control, StopReason, Turn};
+use super::{AdvanceError, Control, Limits, StopReason, Turn, advice};
+use crate::model::Failure;
 
 /// How much longer than its processor time a turn may take by the clock on the wall between two answers of the host, before
 /// the interpreter ends it by itself: nobody watched it, or the machine stood still.
@@ -22,6 +23,11 @@ pub(super) fn judge(
     match control.stopped() {
         Some(StopReason::Unwanted) => return Err(AdvanceError::Unwanted),
         Some(StopReason::Spent) => return Ok(spent(turn, took, &error)),
+        Some(StopReason::Greedy) => {
+            let held = account.map_or(0, Account::most).max(turn.limits.memory);
+            let text = format!("memory limit exceeded: {held} bytes > {} bytes", turn.limits.memory);
+            return Ok(MontyException::with_traceback(ExcType::MemoryError, Some(text), error.traceback().to_vec()));
+        }
         None => {}
     }
     let said = |start: &str| error.message().is_some_and(|message| message.starts_with(start));
@@ -50,13 +56,22 @@ fn spent(turn: &Turn<'_>, took: Duration, stopped: &MontyException) -> MontyExce
 }
 
 /// The failure of one that did not even stop when it was told to.
-pub(crate) fn never_stopped(limit: Duration) -> String {
-    let limit = seconds(limit);
-    format!(
-        "turn time limit exceeded: it computes for longer than the {limit} that are allowed, in one operation that cannot be \
-         interrupted (such as arithmetic with huge numbers)\nhint: a workflow only decides what happens next; move long \
-         computations into a function and await it"
-    )
+pub(crate) fn never_stopped(why: StopReason, limits: Limits) -> Failure {
+    let (kind, what) = match why {
+        StopReason::Greedy => {
+            ("MemoryError", format!("memory limit exceeded: it holds more than {} MiB", limits.memory >> 20))
+        }
+        StopReason::Spent | StopReason::Unwanted => {
+            let limit = seconds(limits.turn);
+            (
+                "TimeoutError",
+                format!("turn time limit exceeded: it computes for longer than the {limit} that are allowed"),
+            )
+        }
+    };
+    let text = format!("{what}, in one operation that cannot be interrupted");
+    let advice = advice::for_failure(kind, &text).map_or_else(String::new, |advice| format!("\nhint: {advice}"));
+    Failure::new(kind, format!("{text}{advice}"))
 }
 
 fn seconds(time: Duration) -> String {

@@ -213,7 +213,7 @@ pub enum AdvanceError {
     /// The machine lacks what it takes: it can be taken later.
     #[error("{0}")]
     Passing(String),
-    /// Beside other turns it cannot be told whether it held too much memory: it has to be taken alone.
+    /// Beside other turns it cannot be told whether it held too much memory: it has to be looked at exactly.
     #[error("it held much memory beside others that did")]
     Crowded,
     /// It was told to stop, because nobody wants what it comes to.

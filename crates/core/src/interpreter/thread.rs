@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AdvanceError, Control, StopReason};
+use super::{AdvanceError, Control};
 
 /// Bytes of stack that the interpreter needs.
 pub const STACK: usize = 16 << 20;
@@ -34,11 +34,11 @@ pub(super) fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// The same for a turn, which is stopped when it has used up what it may.
-pub(super) fn watched<T: Send>(control: &Control, work: impl FnOnce() -> T + Send) -> T {
+pub(super) fn watched<T: Send>(control: &Control, memory: usize, work: impl FnOnce() -> T + Send) -> T {
     scoped(work, |end| {
         while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-            if control.stopped().is_some() || control.is_overdue() {
-                control.stop(StopReason::Spent);
+            if let Some(why) = control.stopped().or_else(|| control.broken(memory)) {
+                control.stop(why);
             }
         }
     })

@@ -82,7 +82,7 @@ pub enum Origin<'a> {
 /// Runs a workflow to its next pause or its end, on a thread of its own that is watched meanwhile.
 pub fn advance(turn: &Turn<'_>, origin: Origin<'_>) -> Result<Step, AdvanceError> {
     let control = Control::default();
-    thread::watched(&control, || advance_here(turn, origin, &control))
+    thread::watched(&control, turn.limits.memory, || advance_here(turn, origin, &control))
 }
 
 /// The same on this thread, whose stack has [`STACK`](super::STACK) bytes. Somebody else watches it.
@@ -93,7 +93,7 @@ pub fn advance_here(turn: &Turn<'_>, origin: Origin<'_>, control: &Control) -> R
 /// Takes a turn again that is on record, perhaps with other code: the calls that it makes get these numbers, in order.
 pub fn take_again(turn: &Turn<'_>, origin: Origin<'_>, recorded: &[CallId]) -> Result<Step, AdvanceError> {
     let control = Control::default();
-    thread::watched(&control, || {
+    thread::watched(&control, turn.limits.memory, || {
         let mut run = Run::new(turn, &control);
         run.again = Some((recorded, None));
         let step = run.take(origin)?;
@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
 
     fn take(&mut self, origin: Origin<'_>) -> Result<Step, AdvanceError> {
         // The turn's own, so that what others hold is not counted as its.
-        self.account = Account::open();
+        self.account = self.control.account();
         self.control.begin(self.account.as_ref().map(Account::number), self.turn.limits.turn);
         let began = control::own_time();
         let end = match self.run(origin) {

@@ -16,7 +16,6 @@ use super::{
     cache::Cache,
     event::{Event, Observer},
     foresee::Hot,
-    lanes::Lanes,
 };
 use crate::{
     id::{ExecutionId, InvalidName, WorkerId},
@@ -197,8 +196,6 @@ pub struct Engine {
     observer: Arc<dyn Observer>,
     programs: Mutex<Cache<String, Arc<Program>>>,
     hot: Mutex<Cache<ExecutionId, Hot>>,
-    /// Where its turns run.
-    pub(super) lanes: Lanes,
     /// Room for executions that are moved on beside each other.
     room: Arc<Semaphore>,
     /// Cancelled when the process ends: turns under way are given back.
@@ -224,7 +221,7 @@ const PROGRAMS: usize = 8 << 20;
 /// Bytes of states of paused executions that are kept at hand.
 const STATES: usize = 32 << 20;
 
-/// Most executions that a process moves on at the same time. Few of them compute: see [`Lanes`].
+/// Most executions that a process moves on at the same time. Few of them compute: the lanes see to that.
 const SIDE_BY_SIDE: usize = 512;
 
 impl Engine {
@@ -242,7 +239,6 @@ impl Engine {
             observer: Arc::new(()),
             programs: Mutex::new(Cache::of_bytes(PROGRAMS)),
             hot: Mutex::new(Cache::of_bytes(STATES)),
-            lanes: Lanes::default(),
             room: Arc::new(Semaphore::new(SIDE_BY_SIDE)),
             stopping: CancellationToken::new(),
             bell: Notify::new(),

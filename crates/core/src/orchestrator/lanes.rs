@@ -1,9 +1,12 @@
 //! Where turns run. As many short ones at a time as there are processors; the rest wait for their turn. One that computes for
 //! long goes on in another lane, behind the others, so that short ones do not wait for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 /// A turn that has computed for so long is a long one.
 pub(super) const LONG: Duration = Duration::from_millis(100);
@@ -17,13 +20,16 @@ const HELD: usize = 2 << 30;
 /// Most processors that are used for turns: each turn has an account for its memory.
 const MOST: usize = 16;
 
-/// The lanes of a process.
+/// The lanes of this process, whose turns share its processors and its memory, whichever engine takes them.
+pub(super) static LANES: LazyLock<Lanes> = LazyLock::new(Lanes::default);
+
+/// Lanes of one process.
 #[derive(Debug)]
 pub(super) struct Lanes {
     short: Arc<Semaphore>,
     long: Arc<Semaphore>,
-    /// Held for writing by who must be alone.
-    others: Arc<RwLock<()>>,
+    /// Held by the turn whose memory is looked at exactly.
+    exact: Arc<Mutex<()>>,
 }
 
 /// The right to run a turn.
@@ -31,13 +37,14 @@ pub(super) struct Lanes {
 pub(super) struct Lane {
     permit: Option<OwnedSemaphorePermit>,
     long: bool,
-    _beside: Beside,
+    exact: Option<OwnedMutexGuard<()>>,
 }
 
-#[derive(Debug)]
-enum Beside {
-    Others { _guard: OwnedRwLockReadGuard<()> },
-    Nobody { _guard: OwnedRwLockWriteGuard<()> },
+impl Lane {
+    /// Whether the turn's memory is looked at exactly, as only one's can be.
+    pub(super) fn is_exact(&self) -> bool {
+        self.exact.is_some()
+    }
 }
 
 impl Default for Lanes {
@@ -46,22 +53,18 @@ impl Default for Lanes {
         Self {
             short: Arc::new(Semaphore::new(processors)),
             long: Arc::new(Semaphore::new(processors * LONG_EACH)),
-            others: Arc::default(),
+            exact: Arc::default(),
         }
     }
 }
 
 impl Lanes {
-    /// Waits for a lane; when it must be `alone`, until no other turn of this process runs.
-    pub(super) async fn enter(&self, alone: bool) -> Lane {
-        if alone {
-            let beside = Beside::Nobody { _guard: self.others.clone().write_owned().await };
-            return Lane { permit: None, long: true, _beside: beside };
-        }
+    /// Waits for a lane.
+    pub(super) async fn enter(&self, exact: bool) -> Lane {
+        let exact = if exact { Some(self.exact.clone().lock_owned().await) } else { None };
         // Never closed, so never refused.
         let permit = self.short.clone().acquire_owned().await.ok();
-        let beside = Beside::Others { _guard: self.others.clone().read_owned().await };
-        Lane { permit, long: false, _beside: beside }
+        Lane { permit, long: false, exact }
     }
 
     /// Makes room for short turns. False when there are too many long ones already, or when it is one.

@@ -18,11 +18,10 @@ use tokio::{
 use super::{
     Engine,
     claim::Claimed,
-    lanes::{LONG, Lane},
+    lanes::{LANES, LONG, Lane},
 };
 use crate::{
-    interpreter::{self, AdvanceError, Control, End, Origin, Program, Step, StopReason, Turn},
-    model::Failure,
+    interpreter::{self, AdvanceError, Control, End, Limits, Origin, Program, Step, StopReason, Turn},
     store::{claims, executions::Won},
 };
 
@@ -68,9 +67,9 @@ impl Drop for Running {
 }
 
 impl Running {
-    fn begin(engine: &Engine, won: &Arc<Won>, program: &Arc<Program>) -> Result<Self, AdvanceError> {
+    fn begin(engine: &Engine, won: &Arc<Won>, program: &Arc<Program>, exact: bool) -> Result<Self, AdvanceError> {
         let (tell, step) = channel();
-        let control = Arc::new(Control::default());
+        let control = Arc::new(if exact { Control::exact() } else { Control::default() });
         let (won, program, seen) = (won.clone(), program.clone(), control.clone());
         let (offers, limits) = (engine.offers.clone(), engine.settings.limits);
         let span = tracing::info_span!("advance", execution.id = %won.execution.id, epoch = won.execution.epoch.0);
@@ -101,7 +100,7 @@ impl Running {
     }
 
     /// Stops it; what it comes to then, or what became of one that cannot be stopped.
-    async fn stop(&mut self, why: StopReason, limit: Duration, won: &Won) -> Result<Step, AdvanceError> {
+    async fn stop(&mut self, why: StopReason, limits: Limits, won: &Won) -> Result<Step, AdvanceError> {
         self.control.stop(why);
         let told = Instant::now();
         while told.elapsed() < STOPS {
@@ -114,7 +113,7 @@ impl Running {
         tracing::warn!(execution.id = %won.execution.id, "a turn cannot be interrupted: its thread is left behind");
         match why {
             StopReason::Unwanted => Err(AdvanceError::Unwanted),
-            StopReason::Spent => Ok(never_stopped(limit, won)),
+            StopReason::Spent | StopReason::Greedy => Ok(never_stopped(why, limits, won)),
         }
     }
 }
@@ -126,8 +125,8 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// The end of an execution whose turn could not be stopped: it was told of nothing.
-fn never_stopped(limit: Duration, won: &Won) -> Step {
-    let failure = Failure::new("TimeoutError", interpreter::never_stopped(limit));
+fn never_stopped(why: StopReason, limits: Limits, won: &Won) -> Step {
+    let failure = interpreter::never_stopped(why, limits);
     Step {
         log: Vec::new(),
         progress: None,
@@ -144,16 +143,16 @@ impl<'a> Watch<'a> {
 
     /// Takes a turn, again if it was the machine's fault that it did not end.
     pub(super) async fn take(&mut self, won: Arc<Won>, program: Arc<Program>) -> Result<Step, AdvanceError> {
-        let (engine, mut alone) = (self.engine, false);
+        let mut exact = false;
         let mut passing = AdvanceError::Crowded;
         for again in 0..TRIES {
-            let lane = self.meanwhile(engine.lanes.enter(alone)).await?;
+            let lane = self.meanwhile(LANES.enter(exact)).await?;
             passing = match self.turn(lane, &won, &program).await {
                 Err(error @ (AdvanceError::Crowded | AdvanceError::Passing(_))) => error,
                 ended => return ended,
             };
             tracing::warn!(execution.id = %won.execution.id, why = %passing, "a turn is taken again");
-            alone |= passing == AdvanceError::Crowded;
+            exact |= passing == AdvanceError::Crowded;
             self.meanwhile(sleep(BETWEEN * 2_u32.pow(again))).await?;
         }
         Err(AdvanceError::Passing(passing.to_string()))
@@ -175,25 +174,25 @@ impl<'a> Watch<'a> {
     }
 
     async fn turn(&mut self, mut lane: Lane, won: &Arc<Won>, program: &Arc<Program>) -> Result<Step, AdvanceError> {
-        let (engine, limit) = (self.engine, self.engine.settings.limits.turn);
+        let engine = self.engine;
         let every = CLAIM_LOOK.min(engine.settings.claim / 3);
-        let mut running = Running::begin(engine, won, program)?;
+        let mut running = Running::begin(engine, won, program, lane.is_exact())?;
         loop {
             tokio::select! {
                 biased;
                 step = &mut running.step => return step.unwrap_or(Err(AdvanceError::Unwanted)),
-                () = engine.stopping.cancelled() => return running.stop(StopReason::Unwanted, limit, won).await,
+                () = engine.stopping.cancelled() => return running.stop(StopReason::Unwanted, engine.settings.limits, won).await,
                 () = sleep(LOOK) => {}
             }
-            if running.computed() > LONG && engine.lanes.lengthen(&mut lane) {
+            if running.computed() > LONG && LANES.lengthen(&mut lane) {
                 running.control.yield_to_others(LONG_NICENESS);
             }
-            if running.control.is_overdue() {
-                return running.stop(StopReason::Spent, limit, won).await;
+            if let Some(broken) = running.control.broken(engine.settings.limits.memory) {
+                return running.stop(broken, engine.settings.limits, won).await;
             }
             let ahead = self.claimed.is_foreseen() && running.began.elapsed() > AHEAD;
             if (ahead || self.renewed.elapsed() > every) && self.renew().await.is_err() {
-                let _ = running.stop(StopReason::Unwanted, limit, won).await;
+                let _ = running.stop(StopReason::Unwanted, engine.settings.limits, won).await;
                 return Err(AdvanceError::Unwanted);
             }
         }

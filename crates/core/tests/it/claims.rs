@@ -31,8 +31,8 @@ async fn of_eight_threads_one_wins_two_hundred_times() {
                     let worker = WorkerId(format!("w{n}"));
                     tokio::spawn(async move {
                         gate.wait().await;
-                        // Every claim has expired at the next round's time.
-                        let (now, until) = (Timestamp(round * 10), Timestamp(round * 10 + 5));
+                        // Every claim has expired at the next round's time, though each lasts longer than the one before.
+                        let (now, until) = (Timestamp(round * 10_000), Timestamp(round * 10_000 + 5));
                         let claim = move |conn: &mut _| {
                             let won = executions::claim(conn, &id, &worker, now, until)?;
                             if won { executions::won(conn, &id).map(Some) } else { Ok(None) }

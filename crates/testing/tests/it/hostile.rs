@@ -141,7 +141,10 @@ fn an_execution_that_breaks_its_processes_is_not_handed_on_for_ever() {
     let settings = ClusterSettings { workers: 1, env, ..ClusterSettings::default() };
     let (cluster, files) = (Cluster::start(settings).unwrap(), Files::new());
     let limit = |pid: i32| {
-        let size = Rlimit { current: Some(1500 << 20), maximum: Some(1500 << 20) };
+        // What it has, and some hundred MiB more: less than a turn may hold.
+        let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+        let has = pages.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096;
+        let size = Rlimit { current: Some(has + (600 << 20)), maximum: Some(has + (600 << 20)) };
         prlimit(Pid::from_raw(pid), Resource::As, size).map(drop)
     };
     for pid in cluster.worker_pids() {
