@@ -10,7 +10,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
-    sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use monty_types::{BASELINE_MEMORY, LIVE_MEMORY};
@@ -28,17 +28,36 @@ const ENDLESS: usize = usize::MAX / 2;
 #[repr(align(128))]
 struct Entry {
     open: AtomicBool,
+    /// How often it was opened: part of the numbers of its accounts.
+    opened: AtomicUsize,
     held: AtomicIsize,
     most: AtomicUsize,
-    stopped: AtomicBool,
+    /// [`GOES_ON`], [`STOPS`] or [`LEFT`].
+    stop: AtomicU8,
+}
+
+/// Nobody has told the turn to stop.
+const GOES_ON: u8 = 0;
+
+/// It was told to.
+const STOPS: u8 = 1;
+
+/// It was, and did not: nobody waits for it any more.
+const LEFT: u8 = 2;
+
+impl Entry {
+    fn holds(&self) -> usize {
+        usize::try_from(self.held.load(Relaxed)).unwrap_or(0)
+    }
 }
 
 static ENTRIES: [Entry; ACCOUNTS] = [const {
     Entry {
         open: AtomicBool::new(false),
+        opened: AtomicUsize::new(0),
         held: AtomicIsize::new(0),
         most: AtomicUsize::new(0),
-        stopped: AtomicBool::new(false),
+        stop: AtomicU8::new(GOES_ON),
     }
 }; ACCOUNTS];
 
@@ -46,7 +65,7 @@ static ENTRIES: [Entry; ACCOUNTS] = [const {
 static LARGE_ENDED: AtomicU64 = AtomicU64::new(0);
 
 /// How often a turn was told to stop, by a number that may have misled others.
-static STOPS: AtomicU64 = AtomicU64::new(0);
+static STOPPED: AtomicU64 = AtomicU64::new(0);
 
 /// The account that is shown alone; [`NONE`] when each is shown in its time.
 static EXACT: AtomicUsize = AtomicUsize::new(NONE);
@@ -57,6 +76,8 @@ const NONE: usize = usize::MAX;
 thread_local! {
     /// The account of this thread. A plain number, so that it can be read in the middle of an allocation.
     static MINE: Cell<usize> = const { Cell::new(NONE) };
+    /// Allocations of a turn that was left.
+    static COUNT: Cell<u8> = const { Cell::new(0) };
 }
 
 /// The system's allocator, which also keeps the accounts of turns.
@@ -73,10 +94,15 @@ fn charge(bytes: isize) {
         entry.most.store(held, Relaxed);
     }
     let exact = EXACT.load(Relaxed);
-    if entry.stopped.load(Relaxed) {
-        LIVE_MEMORY.store(ENDLESS, Relaxed);
-    } else if exact == NONE || exact == mine {
-        LIVE_MEMORY.store(held, Relaxed);
+    if exact != NONE && exact != mine {
+        return;
+    }
+    match entry.stop.load(Relaxed) {
+        GOES_ON => LIVE_MEMORY.store(held, Relaxed),
+        STOPS => LIVE_MEMORY.store(ENDLESS, Relaxed),
+        // Now and then, so that it stops in the end and others are seldom misled.
+        _ if COUNT.replace(COUNT.get().wrapping_add(1)) == 0 => LIVE_MEMORY.store(ENDLESS, Relaxed),
+        _ => {}
     }
 }
 
@@ -129,13 +155,14 @@ impl Account {
         BASELINE_MEMORY.store(0, Relaxed);
         let free = |entry: &Entry| entry.open.compare_exchange(false, true, Relaxed, Relaxed).is_ok();
         let entry = ENTRIES.iter().position(free)?;
-        let Entry { held, most, stopped, .. } = &ENTRIES[entry];
+        let Entry { held, most, stop, .. } = &ENTRIES[entry];
         held.store(0, Relaxed);
         most.store(0, Relaxed);
-        stopped.store(false, Relaxed);
+        stop.store(GOES_ON, Relaxed);
         MINE.set(entry);
         charge(0);
-        let (large_ended, stops) = (LARGE_ENDED.load(Relaxed), STOPS.load(Relaxed));
+        let (large_ended, stops) = (LARGE_ENDED.load(Relaxed), STOPPED.load(Relaxed));
+        ENTRIES[entry].opened.fetch_add(1, Relaxed);
         Some(Self { entry, exact: false, large_ended, stops, _own: std::marker::PhantomData })
     }
 
@@ -148,14 +175,14 @@ impl Account {
         Some(account)
     }
 
-    /// Its number, by which others can look at it, or [`stop`] its turn.
+    /// Its number, by which others can look at it, or [`stop`] its turn. No later account has it.
     pub fn number(&self) -> usize {
-        self.entry
+        ENTRIES[self.entry].opened.load(Relaxed) * ACCOUNTS + self.entry
     }
 
     /// What the turn holds, in bytes. Nothing where [`TurnAllocator`] is not the program's allocator.
     pub fn held(&self) -> usize {
-        held(self.entry)
+        ENTRIES[self.entry].holds()
     }
 
     /// The most that it has held.
@@ -165,14 +192,17 @@ impl Account {
 
     /// Whether the interpreter may have been shown more than this turn has held, because of another turn.
     pub fn was_misled(&self) -> bool {
+        if self.exact {
+            return false;
+        }
         let own = self.most().max(LARGE);
         let misleads = |(place, entry): (usize, &Entry)| {
-            let larger = || !self.exact && entry.most.load(Relaxed) > own;
-            place != self.entry && entry.open.load(Relaxed) && (entry.stopped.load(Relaxed) || larger())
+            let stops = || entry.stop.load(Relaxed) != GOES_ON;
+            place != self.entry && entry.open.load(Relaxed) && (stops() || entry.most.load(Relaxed) > own)
         };
         ENTRIES.iter().enumerate().any(misleads)
-            || STOPS.load(Relaxed) != self.stops
-            || (!self.exact && LARGE_ENDED.load(Relaxed) != self.large_ended)
+            || STOPPED.load(Relaxed) != self.stops
+            || LARGE_ENDED.load(Relaxed) != self.large_ended
     }
 }
 
@@ -183,8 +213,8 @@ impl Drop for Account {
         if entry.most.load(Relaxed) > LARGE {
             LARGE_ENDED.fetch_add(1, Relaxed);
         }
-        if entry.stopped.load(Relaxed) {
-            STOPS.fetch_add(1, Relaxed);
+        if entry.stop.load(Relaxed) != GOES_ON {
+            STOPPED.fetch_add(1, Relaxed);
         }
         if self.exact {
             EXACT.store(NONE, Relaxed);
@@ -196,23 +226,37 @@ impl Drop for Account {
 
 /// What the turn of this account holds, in bytes.
 pub fn held(number: usize) -> usize {
-    ENTRIES.get(number).map_or(0, |entry| usize::try_from(entry.held.load(Relaxed)).unwrap_or(0))
+    of(number).map_or(0, Entry::holds)
+}
+
+/// The entry of an account that is still there. It may close at any moment: whoever is stopped in its place can tell.
+fn of(number: usize) -> Option<&'static Entry> {
+    let entry = &ENTRIES[number % ACCOUNTS];
+    (entry.open.load(Relaxed) && entry.opened.load(Relaxed) == number / ACCOUNTS).then_some(entry)
 }
 
 /// What all turns of the process hold, in bytes.
 pub fn held_by_all() -> usize {
-    let held = |entry: &Entry| usize::try_from(entry.held.load(Relaxed)).unwrap_or(0);
-    ENTRIES.iter().filter(|entry| entry.open.load(Relaxed)).map(held).sum()
+    ENTRIES.iter().filter(|entry| entry.open.load(Relaxed)).map(Entry::holds).sum()
 }
 
 /// Lets the interpreter of another thread's turn stop at its next look at its memory, as if it held too much. To be repeated
-/// until it has, since others write the same number; they may stop too, and can tell.
+/// until it has, since others write the same number; they may stop too, and can tell. Nothing, while another is looked at
+/// exactly.
 pub fn stop(number: usize) {
-    let Some(entry) = ENTRIES.get(number) else { return };
-    if entry.open.load(Relaxed) {
-        STOPS.fetch_add(1, Relaxed);
-        entry.stopped.store(true, Relaxed);
+    let Some(entry) = of(number) else { return };
+    STOPPED.fetch_add(1, Relaxed);
+    entry.stop.store(STOPS, Relaxed);
+    let exact = EXACT.load(Relaxed);
+    if exact == NONE || exact == number % ACCOUNTS {
         LIVE_MEMORY.store(ENDLESS, Relaxed);
+    }
+}
+
+/// Nobody waits any longer until that turn has stopped. It is still to.
+pub fn leave(number: usize) {
+    if let Some(entry) = of(number) {
+        entry.stop.store(LEFT, Relaxed);
     }
 }
 

@@ -76,6 +76,11 @@ impl Control {
         }
     }
 
+    /// Nobody waits any longer until it has stopped.
+    pub fn leave(&self) {
+        durable_memory::leave(self.account.load(Ordering::Relaxed));
+    }
+
     /// How long it has computed; none where the system does not tell.
     pub fn computed(&self) -> Option<Duration> {
         of_thread(self.thread.load(Ordering::Relaxed))

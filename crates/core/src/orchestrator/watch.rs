@@ -63,6 +63,7 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.control.stop(StopReason::Unwanted);
+        self.control.leave();
     }
 }
 
@@ -109,6 +110,7 @@ impl Running {
                 return ended.unwrap_or(Err(AdvanceError::Unwanted));
             }
         }
+        self.control.leave();
         self.control.yield_to_others(LEFT_NICENESS);
         tracing::warn!(execution.id = %won.execution.id, "a turn cannot be interrupted: its thread is left behind");
         match why {
