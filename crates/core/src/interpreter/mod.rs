@@ -33,7 +33,7 @@ mod waits;
 
 pub use compile_error::CompileError;
 pub use entry::{Entry, InputError, Parameter, ParameterKind, split_name};
-pub use program::{Known, Program, check};
+pub use program::{Known, Program, check, forbidden};
 pub use snapshot::{Snapshot, SnapshotError, format as snapshot_format};
 pub(crate) use turn::in_words;
 pub use turn::{Origin, Turn, advance, take_again};

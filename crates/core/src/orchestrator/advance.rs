@@ -9,6 +9,7 @@ use super::{
     rebuild::{Rebuilt, rebuild},
 };
 use crate::{
+    allow::Rights,
     interpreter::{self, AdvanceError, End, Origin, Program, SnapshotError, Step, Turn},
     store::executions::Won,
 };
@@ -44,6 +45,7 @@ async fn take(engine: &Engine, won: Arc<Won>, program: Arc<Program>) -> Result<S
             secret: &won.secret,
             offers: &offers,
             limits,
+            rights: Rights { allowed: &won.allowed, queue: &won.execution.queue },
         };
         match &won.state {
             None => interpreter::advance(&turn, Origin::Start { inputs: &won.inputs, first_call: won.first_call.0 }),

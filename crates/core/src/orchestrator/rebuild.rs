@@ -2,10 +2,11 @@
 //! which they were delivered. Every call has to be the one on record. After an upgrade of the interpreter this is the way
 //! back to a state that it does not read; with other code it is how a workflow is mended while it runs ([`mend`](super::mend)).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Engine, OrchestrationError};
+use super::{Engine, OrchestrationError, aside::aside};
 use crate::{
+    allow::Rights,
     id::{CallId, Epoch},
     interpreter::{self, AdvanceError, End, Limits, NewCall, Origin, Pause, Program, Snapshot, Step, Turn, split_name},
     model::{Awaited, Json, Outcome, Wake},
@@ -49,14 +50,15 @@ pub(super) struct Until {
 }
 
 /// Makes the last state of a claimed execution again. Changes nothing on record.
-pub(super) async fn rebuild(engine: &Engine, won: &Won, program: &Program) -> Result<Rebuilt, OrchestrationError> {
+pub(super) async fn rebuild(engine: &Engine, won: &Won, program: &Arc<Program>) -> Result<Rebuilt, OrchestrationError> {
     let id = won.execution.id.clone();
     let gone = || StoreError::Inconsistent(format!("execution {id} has no origin"));
     let key = id.clone();
     let past = engine.db.read(move |conn| calls::past(conn, &key)).await?.ok_or_else(gone)?;
     tracing::warn!(execution.id = %id, calls = past.recorded.len(), "its state is rebuilt from its record");
     let until = Until { pause: won.execution.suspension, epoch: won.execution.epoch };
-    let done = Again::new((&engine.offers, engine.settings.limits), &past, program).run(until);
+    let (offers, limits, program) = (engine.offers.clone(), engine.settings.limits, program.clone());
+    let done = aside(&id, move || Again::new((&offers, limits), &past, &program).run(until)).await?;
     done.map_err(|source| OrchestrationError::Advance { execution: id.clone(), source })
 }
 
@@ -125,6 +127,7 @@ impl<'a> Again<'a> {
             secret: &identity.secret,
             offers: self.offers,
             limits: self.limits,
+            rights: Rights { allowed: &self.past.allowed, queue: &self.past.queue },
         };
         if self.counted {
             self.next = place.turn;

@@ -47,6 +47,7 @@ diesel::table! {
         first_call -> BigInt,
         inputs_anew -> Nullable<Text>,
         files -> Nullable<Text>,
+        allowed -> Nullable<Text>,
     }
 }
 
@@ -101,6 +102,7 @@ diesel::table! {
         source_hash -> Text,
         created_at -> BigInt,
         files -> Nullable<Text>,
+        allowed -> Nullable<Text>,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The heart's promises, each as a fact.
 
+mod allow;
 mod check;
 mod children;
 mod claims;
@@ -13,6 +14,7 @@ mod mend;
 mod orchestration;
 mod properties;
 mod scans;
+mod secrets;
 mod states;
 mod store;
 mod tracebacks;
