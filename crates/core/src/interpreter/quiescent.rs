@@ -276,6 +276,9 @@ impl Run<'_> {
             return Ok(self.fail(Failure::new("RuntimeError", text)));
         }
         let dump = dump.map_or_else(|| self.dump(progress), Ok)?;
+        if let Some(why) = snapshot::too_large(dump.len()) {
+            return Ok(self.fail(Failure::new("MemoryError", why)));
+        }
         let wake = |(id, wake): (u32, Wake)| {
             // Whoever waits for a mirror waits for this.
             let mirrored = self.pending.mirrors.contains_key(&id);

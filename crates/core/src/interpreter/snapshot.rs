@@ -26,6 +26,9 @@ const CHECKSUM: usize = 16;
 /// Largest state that is read back.
 const MAX_STATE: usize = 1 << 30;
 
+/// Largest dump that is sealed: with what stands beside it, it can be read back.
+const MAX_DUMP: usize = MAX_STATE - (64 << 20);
+
 /// Written beside each snapshot: engine, dump version, compression.
 const FORMAT_PREFIX: &str = "monty/";
 
@@ -107,6 +110,18 @@ struct Header {
 /// What this program writes.
 pub fn format() -> String {
     format!("{FORMAT_PREFIX}{} dump/{} zstd", monty_types::MONTY_VERSION, monty::DUMP_VERSION)
+}
+
+/// Why a dump of so many bytes is not kept, if it is not: a sentence.
+pub(super) fn too_large(bytes: usize) -> Option<String> {
+    (bytes > MAX_DUMP).then(|| {
+        format!(
+            "the workflow's state has {} MiB where it waits, and at most {} MiB are kept: keep large data in files or an \
+             object store, and hold its name",
+            bytes >> 20,
+            MAX_DUMP >> 20
+        )
+    })
 }
 
 /// Seals a state. `base` is what [`open_base`] needs: the first sealed state of the execution, or
@@ -243,6 +258,13 @@ mod tests {
         let mut other = base;
         other[20] ^= 1;
         assert_eq!(open(&snapshot, Some(&other)).unwrap_err(), SnapshotError::Corrupt, "another base");
+    }
+
+    #[test]
+    fn a_state_that_could_not_be_read_back_is_refused_with_its_size() {
+        assert_eq!(too_large(MAX_DUMP), None);
+        let why = too_large(1 << 30).unwrap();
+        assert!(why.contains("1024 MiB") && why.contains("960 MiB"), "{why}");
     }
 
     #[test]
