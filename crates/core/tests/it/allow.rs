@@ -215,7 +215,7 @@ async fn new_lives_retries_forks_and_mended_code_may_no_more() {
             assert_eq!(output(kind, &rig.run(which, well).await), json!(said), "{kind}");
             let key = which.clone();
             let kept = rig.engine.db.read(move |conn| durable_core::store::executions::allowed(conn, &key)).await;
-            assert_eq!(kept.unwrap().lists(), [may.clone()], "{kind}");
+            assert_eq!(kept.unwrap().lists(), std::slice::from_ref(&may), "{kind}");
         }
     }
 }

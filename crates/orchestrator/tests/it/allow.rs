@@ -14,14 +14,14 @@ async def main():
         return [await add(1, 1), str(error)]
 ";
 
-fn request(workflow: Value, id: &str, allow: Value) -> Value {
+fn request(workflow: &Value, id: &str, allow: &Value) -> Value {
     json!({"workflow": workflow, "id": id, "allow": allow})
 }
 
 #[test]
 fn a_start_and_a_deployment_say_what_may_be_called() {
     let file = json!({"name": "two.py", "source": TWO});
-    let (status, said) = post("/executions", &request(file, "allow-start", json!({"functions": ["builtin.add"]})));
+    let (status, said) = post("/executions", &request(&file, "allow-start", &json!({"functions": ["builtin.add"]})));
     assert_eq!(status, StatusCode::CREATED, "{said}");
     let ended = until("allow-start", "completed");
     assert_eq!(ended["output"][0], 2);
@@ -34,10 +34,10 @@ fn a_start_and_a_deployment_say_what_may_be_called() {
     assert_eq!((status, &said["allow"]), (StatusCode::CREATED, &may));
     let named = json!({"name": "allow-two"});
     let narrow = json!({"functions": ["builtin.add"]});
-    post("/executions", &request(named.clone(), "allow-both", narrow.clone()));
+    post("/executions", &request(&named, "allow-both", &narrow));
     assert_eq!(until("allow-both", "completed")["output"][0], 2, "both lists hold");
     assert_eq!(get("/executions/allow-both").1["allow"], json!([narrow, may]));
-    let (status, said) = post("/executions", &request(named, "allow-both", json!(null)));
+    let (status, said) = post("/executions", &request(&named, "allow-both", &json!(null)));
     assert_eq!(status, StatusCode::CONFLICT, "{said}");
 }
 
@@ -51,7 +51,7 @@ fn lists_that_name_nothing_are_refused() {
         (json!({"functions": vec!["f"; 101]}), "101 names"),
     ] {
         let file = json!({"name": "two.py", "source": TWO});
-        let (status, said) = post("/executions", &request(file, "allow-bad", allow.clone()));
+        let (status, said) = post("/executions", &request(&file, "allow-bad", &allow));
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{said}");
         assert!(said.to_string().contains(part), "{part}: {said}");
         let deploy = json!({"name": "allow-bad", "file": "two.py", "source": TWO, "allow": allow});
