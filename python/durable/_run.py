@@ -323,6 +323,11 @@ class Run:
         detached: bool,
         deadline: float | None,
     ) -> asyncio.Future[Any]:
+        if id is not None and id.startswith("key-"):
+            raise ValueError(
+                f'start_child(): id="{id}": ids that begin with key- stand for the idempotency keys of clients: '
+                "choose another beginning"
+            )
         namespace = self._main[1] if self._main else {}
         folder = self._folder or os.path.dirname(os.path.abspath(namespace.get("__file__") or "workflow.py"))
         name, load = find(workflow, source, namespace, folder, self.workflows)

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use durable_core::{id::ExecutionId, store::DatabaseUrl};
+use durable_core::{allow::Allow, id::ExecutionId, store::DatabaseUrl};
 use durable_process::Logging;
+
+use crate::failure::wrong;
 
 /// Durable functions for Python: workflows that survive whatever happens to the process.
 #[derive(Debug, Parser)]
@@ -111,6 +113,35 @@ impl Functions {
     }
 }
 
+/// What a workflow may do. Without a list, whatever the server offers.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Allowing {
+    /// A function that the workflow may call, as module.function, module.* or *; may be given several times. An empty name
+    /// alone allows none. Holds for its children too.
+    #[arg(long = "allow-function", value_name = "NAME", value_delimiter = ',')]
+    functions: Vec<String>,
+    /// A queue that its calls may name beside its own, as NAME or BEGINNING*; may be given several times.
+    #[arg(long = "allow-queue", value_name = "NAME", value_delimiter = ',')]
+    queues: Vec<String>,
+    /// A deployed workflow that it may start as a child, as NAME or BEGINNING*; may be given several times.
+    #[arg(long = "allow-child", value_name = "NAME", value_delimiter = ',')]
+    children: Vec<String>,
+}
+
+impl Allowing {
+    /// The lists, if any is given.
+    pub(crate) fn lists(&self) -> anyhow::Result<Option<Allow>> {
+        let list = |names: &[String]| {
+            let named = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
+            (!names.is_empty()).then(|| named.map(str::to_owned).collect())
+        };
+        let allow =
+            Allow { functions: list(&self.functions), queues: list(&self.queues), children: list(&self.children) };
+        allow.check().map_err(|invalid| wrong(invalid.to_string()))?;
+        Ok(Some(allow).filter(|allow| !allow.is_empty()))
+    }
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Run {
     /// The workflow: a Python file.
@@ -132,6 +163,8 @@ pub(crate) struct Run {
     /// Keep the state of every pause, so that durable fork can begin at any.
     #[arg(long, env = "DURABLE_KEEP_ALL", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) keep_all: bool,
+    #[command(flatten)]
+    pub(crate) allow: Allowing,
     #[command(flatten)]
     pub(crate) store: Store,
     /// Print one JSON object: id, status, output, error.
@@ -287,6 +320,8 @@ pub(crate) struct Deploy {
     /// The workflow: a Python file.
     pub(crate) file: PathBuf,
     #[command(flatten)]
+    pub(crate) allow: Allowing,
+    #[command(flatten)]
     pub(crate) target: Target,
     /// Print JSON.
     #[arg(long)]
@@ -331,6 +366,8 @@ pub(crate) struct Start {
     /// The queue of its function calls.
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub(crate) queue: String,
+    #[command(flatten)]
+    pub(crate) allow: Allowing,
     #[command(flatten)]
     pub(crate) server: Server,
     /// Print one JSON object: the execution, or with --wait its id, status, output, error.
@@ -399,6 +436,8 @@ pub(crate) struct Show {
 pub(crate) struct Check {
     /// The workflow: a Python file.
     pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) allow: Allowing,
     /// Print one JSON object: file, ok, entry, functions, error.
     #[arg(long)]
     pub(crate) json: bool,

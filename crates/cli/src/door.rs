@@ -47,7 +47,8 @@ impl Door {
                 query(db, id, |conn, execution| {
                     let versions = versions::list(conn, &execution)?;
                     let untaken_signals = signals::untaken(conn, &execution.id)?;
-                    Ok(Shown { execution, versions, waiting: Vec::new(), untaken_signals })
+                    let allow = executions::allowed(conn, &execution.id)?.lists().to_vec();
+                    Ok(Shown { execution, versions, waiting: Vec::new(), untaken_signals, allow })
                 })
                 .await
             }

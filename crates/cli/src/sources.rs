@@ -6,6 +6,7 @@ use std::{
 };
 
 use durable_core::{
+    allow::Rights,
     interpreter::{CompileError, Known, Program, children::bundle, value},
     model::Files,
     offers::Offers,
@@ -60,6 +61,12 @@ pub(crate) fn findings(
         file: &|path| read_beside(file, path),
     };
     durable_core::interpreter::check(name, source, &known)
+}
+
+/// What it would do that it may not, as far as its text tells.
+pub(crate) fn forbidden(file: &Path, name: &str, source: &str, rights: Rights<'_>) -> Vec<CompileError> {
+    let known = Known { file: &|path| read_beside(file, path), ..Known::NOTHING };
+    durable_core::interpreter::forbidden(name, source, &known, rights)
 }
 
 /// A workflow that compiles, with the files beside it that its children run.

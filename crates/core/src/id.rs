@@ -10,6 +10,9 @@ use uuid::Uuid;
 #[serde(try_from = "String", into = "String")]
 pub struct ExecutionId(String);
 
+/// How ids begin that stand for idempotency keys.
+const KEY: &str = "key-";
+
 /// Longest id that a caller may choose.
 const MAX_ID: usize = 128;
 
@@ -21,7 +24,19 @@ impl ExecutionId {
 
     /// The id that stands for a caller's idempotency key: the same key, the same execution.
     pub fn from_key(key: &str) -> Self {
-        Self(format!("key-{}", &blake3::hash(key.as_bytes()).to_hex()[..32]))
+        Self(format!("{KEY}{}", &blake3::hash(key.as_bytes()).to_hex()[..32]))
+    }
+
+    /// An id for a child, which only who knows its parent's secret could guess.
+    pub fn of_child(secret: &str, place: &str) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("durable-monty id of a child");
+        hasher.update(secret.as_bytes()).update(place.as_bytes());
+        Self(format!("child-{}", &hasher.finalize().to_hex()[..32]))
+    }
+
+    /// Whether it stands for an idempotency key.
+    pub fn is_of_key(&self) -> bool {
+        self.0.starts_with(KEY)
     }
 
     /// The id as text.

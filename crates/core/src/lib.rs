@@ -4,6 +4,7 @@
 //!
 //! Nothing here knows Redis, HTTP, command lines or the environment.
 
+pub mod allow;
 pub mod id;
 pub mod interpreter;
 pub mod model;

@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    allow::Allow,
     id::{CallId, Epoch, ExecutionId, WorkerId},
     interpreter::value,
     time::Timestamp,
@@ -433,6 +434,9 @@ pub struct Deployed {
     /// The files that its children run: their paths, and the hashes of their texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<Json>,
+    /// What its executions may do, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Allow>,
 }
 
 /// Texts of files beside a workflow that its children run, by their paths from there.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::{Map, Value};
 
-use crate::model::{Attempt, Call, Execution, Json, Version};
+use crate::{
+    allow::Allow,
+    model::{Attempt, Call, Execution, Json, Version},
+};
 
 /// An execution with all that is told of it.
 #[derive(Debug, Clone)]
@@ -18,6 +21,8 @@ pub struct Shown {
     pub waiting: Vec<String>,
     /// Signals that no call has taken: how many of each name.
     pub untaken_signals: BTreeMap<String, i64>,
+    /// What it may do: each of these lists has to allow it. Without any, everything.
+    pub allow: Vec<Allow>,
 }
 
 /// A call with all that is told of it.
@@ -60,6 +65,9 @@ impl Serialize for Shown {
         let mut shown = fields(&self.execution)?;
         put(&mut shown, "versions", &self.versions)?;
         put(&mut shown, "untaken_signals", &self.untaken_signals)?;
+        if !self.allow.is_empty() {
+            put(&mut shown, "allow", &self.allow)?;
+        }
         if !self.execution.status.is_final() {
             put(&mut shown, "waiting", &self.waiting)?;
         }
@@ -73,7 +81,9 @@ impl<'de> Deserialize<'de> for Shown {
         let versions: Option<Vec<Version>> = take(&mut shown, "versions")?;
         let waiting: Option<Vec<String>> = take(&mut shown, "waiting")?;
         let untaken: Option<BTreeMap<String, i64>> = take(&mut shown, "untaken_signals")?;
+        let allow: Option<Vec<Allow>> = take(&mut shown, "allow")?;
         Ok(Self {
+            allow: allow.unwrap_or_default(),
             execution: serde_json::from_value(Value::Object(shown)).map_err(de::Error::custom)?,
             versions: versions.unwrap_or_default(),
             waiting: waiting.unwrap_or_default(),

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use durable_core::{offers::Offers, orchestrator::Engine};
-use durable_process::{Logging, Servers, named_process, run_program, stop_on_signals, wrong};
+use durable_process::{Logging, Servers, named_process, parse_size, run_program, stop_on_signals, wrong};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -46,15 +46,7 @@ struct Args {
 const GRACE: Duration = Duration::from_secs(5);
 
 fn callback_limit(text: &str) -> Result<usize, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let shift = match unit {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        _ => return Err("a size such as 512KiB or 4MiB is wanted".into()),
-    };
-    let size = number.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
-    match size {
+    match parse_size(text) {
         Some(size) if (1024..=api::MAX_BODY).contains(&size) => Ok(size),
         Some(_) => Err(format!("from 1KiB to {}MiB are possible", api::MAX_BODY >> 20)),
         None => Err("a size such as 512KiB or 4MiB is wanted".into()),

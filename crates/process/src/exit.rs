@@ -74,6 +74,7 @@ fn code(error: &anyhow::Error) -> u8 {
                 | OrchestrationError::Input(_)
                 | OrchestrationError::IdTaken(_)
                 | OrchestrationError::OtherInputs(_)
+                | OrchestrationError::OtherRights(_)
                 | OrchestrationError::Ended { .. }
                 | OrchestrationError::NotFailed { .. }
                 | OrchestrationError::NoState { .. }

@@ -154,6 +154,11 @@ impl Cluster {
         with(&self.orchestrators, n, Guard::lives).unwrap_or(false)
     }
 
+    /// The process of an orchestrator, if it lives and has not been stopped.
+    pub fn running_orchestrator(&self, n: usize) -> Option<i32> {
+        with(&self.orchestrators, n, |orchestrator| orchestrator.runs().then(|| orchestrator.pid())).flatten()
+    }
+
     /// Waits for a worker's end.
     pub fn worker_ends_within(&self, n: usize, time: Duration) -> bool {
         with(&self.workers, n, |worker| worker.ends_within(time)).unwrap_or(true)

@@ -88,6 +88,13 @@ impl Guard {
             && !std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).is_ok_and(|stat| stat.contains(") Z "))
     }
 
+    /// Whether it lives and has not been stopped.
+    pub fn runs(&self) -> bool {
+        let stopped =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).is_ok_and(|stat| stat.contains(") T "));
+        self.lives() && !stopped
+    }
+
     /// Waits for its end, at most so long; whether it has ended.
     pub fn ends_within(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;

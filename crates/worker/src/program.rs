@@ -4,18 +4,24 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use durable_core::{offers::Offers, orchestrator::Engine, time::parse_duration};
-use durable_process::{Logging, SYSTEM, Servers, host, named_process, run_program, stop_on_signals, wrong};
+use durable_process::{Logging, SYSTEM, Servers, host, named_process, parse_size, run_program, stop_on_signals, wrong};
 use durable_queue::check_queue;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     builtins,
-    http::HttpFunction,
+    http::{ANSWER_LIMIT, HttpFunction},
     options::FunctionOptions,
     python::{PythonError, PythonHost, PythonSettings},
     registry::Registry,
     worker::{Listed, Worker, WorkerSettings},
 };
+
+/// The largest value that there can be.
+const LARGEST_VALUE: usize = 256 << 20;
+
+/// What a Python process needs before any function runs.
+const LEAST_MEMORY: usize = 128 << 20;
 
 /// Runs functions for workflows: takes jobs from Redis queues, records what they lead to, and advances whatever can go
 /// on.
@@ -53,9 +59,17 @@ struct Args {
     /// Where those functions send results that come later: the address of the orchestrator's API, as they see it.
     #[arg(long, value_name = "URL", env = "DURABLE_CALLBACK_URL")]
     callback_url: Option<String>,
+    /// The largest result that such a function may answer with, such as 512KiB or 64MiB.
+    #[arg(long, value_name = "SIZE", env = "DURABLE_HTTP_ANSWER_LIMIT", default_value_t = Size(ANSWER_LIMIT),
+          value_parser = answer_limit)]
+    http_answer_limit: Size,
     /// The Python that runs the functions.
     #[arg(long, env = "DURABLE_PYTHON", default_value = "python3", value_name = "PROGRAM")]
     python: PathBuf,
+    /// Address space that a Python process may have, such as 2GiB: a function that needs more gets a MemoryError. On Linux only
+    /// [default: unlimited].
+    #[arg(long, value_name = "SIZE", env = "DURABLE_PYTHON_MEMORY", value_parser = python_memory)]
+    python_memory: Option<Size>,
     /// The beginning of this worker's name [default: the host's name]. The rest tells it from others of that name.
     #[arg(long, value_name = "NAME", env = "DURABLE_WORKER_NAME")]
     name: Option<String>,
@@ -72,6 +86,41 @@ struct Args {
     servers: Servers,
     #[command(flatten)]
     logging: Logging,
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy)]
+struct Size(usize);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{}MiB", bytes >> 20),
+            bytes => write!(f, "{bytes}"),
+        }
+    }
+}
+
+fn answer_limit(text: &str) -> Result<Size, String> {
+    size(text, 1024..=LARGEST_VALUE)
+}
+
+fn python_memory(text: &str) -> Result<Size, String> {
+    if cfg!(not(target_os = "linux")) {
+        return Err("only Linux limits the memory of another process".into());
+    }
+    size(text, LEAST_MEMORY..=usize::MAX)
+}
+
+fn size(text: &str, possible: std::ops::RangeInclusive<usize>) -> Result<Size, String> {
+    let size = parse_size(text).ok_or("a size such as 512KiB, 64MiB or 2GiB is wanted")?;
+    if possible.contains(&size) {
+        return Ok(Size(size));
+    }
+    Err(match *possible.end() {
+        usize::MAX => format!("at least {} is needed", Size(*possible.start())),
+        most => format!("{} to {} are possible", Size(*possible.start()), Size(most)),
+    })
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -131,7 +180,8 @@ async fn functions(args: &Args, mut registry: Registry) -> anyhow::Result<(Regis
             .split_once('=')
             .ok_or_else(|| wrong(format!("--http-function {function}: write it as module.name=https://…")))?;
         let http = HttpFunction::new(url, args.callback_url.as_deref())
-            .map_err(|error| wrong(format!("--http-function {name}: {error}")))?;
+            .map_err(|error| wrong(format!("--http-function {name}: {error}")))?
+            .answering_at_most(args.http_answer_limit.0);
         registry.add(name, FunctionOptions::default(), Arc::new(http));
     }
     if args.functions.is_empty() && args.modules.is_empty() {
@@ -146,6 +196,7 @@ async fn functions(args: &Args, mut registry: Registry) -> anyhow::Result<(Regis
         modules: args.modules.clone(),
         directory: None,
         processes: args.concurrency.into(),
+        memory: args.python_memory.map(|size| size.0 as u64),
         ..PythonSettings::default()
     };
     let host = PythonHost::start(settings).await.map_err(|error: PythonError| wrong(error.to_string()))?;

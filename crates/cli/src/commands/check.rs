@@ -2,12 +2,15 @@
 
 use std::process::ExitCode;
 
-use durable_core::interpreter::{CompileError, Entry, ParameterKind, Program};
+use durable_core::{
+    allow::{Allowed, Rights},
+    interpreter::{CompileError, Entry, ParameterKind, Program},
+};
 use serde_json::{Value, json};
 
 use crate::{
     args,
-    failure::WRONG,
+    failure::{WRONG, wrong},
     output::{line, note},
     sources,
 };
@@ -16,7 +19,12 @@ use crate::{
 pub(crate) fn check(args: &args::Check) -> anyhow::Result<ExitCode> {
     let file = args.file.display().to_string();
     let (name, source) = sources::read(&args.file)?;
-    let found = sources::findings(&args.file, &name, &source, &[], &[]);
+    let mut found = sources::findings(&args.file, &name, &source, &[], &[]);
+    if let Some(allow) = args.allow.lists()? {
+        let allowed = Allowed::of(Some(allow), None).map_err(|invalid| wrong(invalid.to_string()))?;
+        let rights = Rights { allowed: &allowed, ..Rights::all() };
+        found.extend(sources::forbidden(&args.file, &name, &source, rights));
+    }
     let (warnings, mistakes): (Vec<_>, Vec<_>) = found.iter().partition(|found| found.warning);
     if !args.json {
         found.iter().for_each(note);

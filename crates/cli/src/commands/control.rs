@@ -210,7 +210,7 @@ fn print_deployed(answer: &Value, as_json: bool) -> ExitCode {
 
 /// `durable deploy`.
 pub(crate) async fn deploy(args: args::Deploy) -> anyhow::Result<ExitCode> {
-    let workflow = sources::program(&args.file)?;
+    let (workflow, allow) = (sources::program(&args.file)?, args.allow.lists()?);
     if args.name.is_empty() || args.name.contains('/') || args.name.ends_with(".py") {
         return Err(wrong(format!("{:?}: a workflow's name has no slash and does not end in .py", args.name)));
     }
@@ -219,11 +219,18 @@ pub(crate) async fn deploy(args: args::Deploy) -> anyhow::Result<ExitCode> {
             let mut request = workflow.request();
             request["file"] = request["name"].take();
             request["name"] = json!(args.name);
+            if let Some(allow) = allow {
+                request["allow"] = json!(allow);
+            }
             Client::new(&server)?.post("/workflows", &request).await?
         }
         None => {
             let (db, name, now) = (open(&args.target.store).await?, args.name.clone(), SystemClock.now());
-            json!(db.write(move |conn| deployed::deploy(conn, &name, (&workflow.program, &workflow.files), now)).await?)
+            let code = move |conn: &mut _| {
+                let code = (&*workflow.program, &workflow.files);
+                deployed::deploy_allowing(conn, &name, code, allow.as_ref(), now)
+            };
+            json!(db.write(code).await?)
         }
     };
     Ok(print_deployed(&answer, args.json))

@@ -3,6 +3,7 @@
 use std::{path::Path, process::ExitCode, sync::Arc};
 
 use durable_core::{
+    allow::Allowed,
     id::{ExecutionId, WorkerId},
     interpreter::Program,
     model::{Execution, ExecutionStatus, Failure, Json},
@@ -42,12 +43,13 @@ pub(crate) async fn run(args: args::Run) -> anyhow::Result<ExitCode> {
                 .ok_or_else(|| wrong(format!("--deadline {text}: a time such as 90s or 2h is wanted")))?,
         ),
     };
+    let allowed = Allowed::of(args.allow.lists()?, None).map_err(|invalid| wrong(invalid.to_string()))?;
     let history = if args.keep_all { History::All } else { History::Last };
     let session = Session { functions: args.functions, json: args.json, db, history };
     let embedded = session.embedded(registry)?;
     let launch = Some(Json::from(&serde_json::to_value(&launch)?));
     let Workflow { program, files } = workflow;
-    let request = start::Start { id: Some(id), files, launch, deadline, ..start::Start::new(program, inputs) };
+    let request = start::Start { id: Some(id), files, launch, deadline, allowed, ..start::Start::new(program, inputs) };
     let started = start::start(&embedded.engine, request).await?;
     let ended = match started.created {
         true => session.finish(embedded, started.execution).await,

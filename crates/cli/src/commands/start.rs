@@ -37,6 +37,9 @@ pub(crate) async fn start(args: args::Start) -> anyhow::Result<ExitCode> {
     let mut request = start_request(&workflow, &inputs, &id, &args.queue);
     request["on_conflict"] = json!(args.on_conflict.replace('-', "_"));
     request["deadline"] = json!(args.deadline);
+    if let Some(allow) = args.allow.lists()? {
+        request["allow"] = json!(allow);
+    }
     let (execution, created) = client.start(&request).await?;
     if !args.wait {
         if args.json {

@@ -3,6 +3,7 @@
 use std::{path::Path, process::ExitCode};
 
 use durable_core::{
+    allow::Allow,
     model::{Call, CallKind, CallStatus, ExecutionStatus, Json, Stream, Version},
     shown::{Shown, ShownCall},
     store::{DatabaseUrl, Db},
@@ -104,7 +105,16 @@ pub(crate) async fn show(args: args::Show) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_shown(Shown { execution, versions, waiting, untaken_signals }: &Shown) {
+fn print_allowed(Allow { functions, queues, children }: &Allow) {
+    for (what, list) in [("functions", functions), ("queues", queues), ("children", children)] {
+        if let Some(list) = list {
+            let listed = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+            line(format_args!("may use    {what}: {listed}"));
+        }
+    }
+}
+
+fn print_shown(Shown { execution, versions, waiting, untaken_signals, allow }: &Shown) {
     line(format_args!("execution  {}", execution.id));
     line(format_args!("workflow   {}", execution.workflow));
     for version in versions.iter().filter(|_| versions.len() > 1) {
@@ -119,6 +129,7 @@ fn print_shown(Shown { execution, versions, waiting, untaken_signals }: &Shown) 
         line(format_args!("finished   {} (after {})", second(end), seconds(end.since(execution.created_at))));
     }
     line(format_args!("pauses     {}", execution.suspension));
+    allow.iter().for_each(print_allowed);
     for (name, count) in untaken_signals {
         let times = if *count == 1 { String::new() } else { format!(", {count} times") };
         let waits = if execution.status.is_final() { "never taken" } else { "not taken yet" };

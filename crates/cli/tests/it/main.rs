@@ -1,5 +1,6 @@
 //! The program, as people use it.
 
+mod allow;
 mod bad_input;
 mod bench;
 mod children;

@@ -13,6 +13,7 @@ use super::{
     lint::{scopes::Scopes, values::Made},
     prelude,
 };
+use crate::id::ExecutionId;
 
 /// The functions of a file by their names; with a sentence for each that cannot be an execution of its own.
 pub(super) fn functions(module: &ModModule) -> BTreeMap<String, Option<String>> {
@@ -69,6 +70,17 @@ pub(super) fn entry<'a>(module: &'a ModModule, file: &str, name: &str) -> Result
         (None, Some(def)) => Ok(def),
         (None, None) => Err(format!("{file} has no async def {name} at its top level")),
     }
+}
+
+/// The id that a workflow chooses for a child. What stands for a client's key is not its to take.
+pub(super) fn chosen_id(text: &str) -> Result<ExecutionId, String> {
+    let id: ExecutionId = text.parse().map_err(|error| format!("{error}"))?;
+    if id.is_of_key() {
+        return Err(format!(
+            "id={text:?}: ids that begin with key- stand for the idempotency keys of clients: choose another beginning"
+        ));
+    }
+    Ok(id)
 }
 
 /// A file beside, as a call that starts a child names it.

@@ -6,6 +6,7 @@ mod awaits;
 mod children;
 mod modules;
 mod names;
+pub(super) mod rights;
 pub(super) mod scopes;
 mod syntax;
 pub(super) mod values;

@@ -38,7 +38,7 @@ pub use compile_error::CompileError;
 pub use control::{Control, StopReason};
 pub use entry::{Entry, InputError, Parameter, ParameterKind, split_name};
 pub(crate) use limits::never_stopped;
-pub use program::{Known, Program, check};
+pub use program::{Known, Program, check, forbidden};
 pub use snapshot::{Snapshot, SnapshotError, format as snapshot_format};
 pub use thread::{STACK, begin};
 pub(crate) use turn::in_words;

@@ -9,13 +9,16 @@ use serde_json::{Map, Value};
 use unstable::MontyNode;
 
 use super::{
-    End, NewCall, NewChild, children, exception, layout,
+    End, NewCall, NewChild, children,
+    entry::split_name,
+    exception, layout,
     plainly::plainly,
     prelude::{self, Module},
     turn::{Run, Stop, in_words},
     value::{self, Refusal},
 };
 use crate::{
+    allow::Rights,
     id::{ExecutionId, check_name},
     model::{CallKind, Json},
     options::CallOptions,
@@ -51,6 +54,10 @@ impl From<Refusal> for Wrong {
 
 fn type_error(message: impl Into<String>) -> Wrong {
     Wrong(ExcType::TypeError, message.into())
+}
+
+fn not_allowed(why: String) -> Wrong {
+    Wrong(ExcType::PermissionError, why)
 }
 
 fn named(root: &str, refusal: &Refusal) -> Wrong {
@@ -184,6 +191,8 @@ impl Run<'_> {
             }
         };
         check_name("the function", &name).map_err(|invalid| value_error(invalid.to_string()))?;
+        let Rights { allowed, queue: own } = self.turn.rights;
+        allowed.function(&name).map_err(not_allowed)?;
         let args = args
             .enumerate()
             .map(|(at, arg)| self.leaving(arg).map_err(|refusal| named(&format!("argument {}", at + 1), &refusal)));
@@ -199,6 +208,7 @@ impl Run<'_> {
                 _ => drop(kwargs.insert(key.to_owned(), value)),
             }
         }
+        queue.as_ref().map_or(Ok(()), |queue| allowed.queue(queue, own)).map_err(not_allowed)?;
         let options = CallOptions::read(&name, &options).map_err(|error| value_error(error.to_string()))?;
         let line = self.line(&call.position);
         let (args, kwargs) = (Json::from(&Value::Array(args)), Json::from(&Value::Object(kwargs)));
@@ -220,6 +230,11 @@ impl Run<'_> {
     }
 
     fn callback(&mut self, call: &FunctionCall) -> Result<Answer, Wrong> {
+        if self.turn.secret.is_empty() && self.again.is_none() {
+            let why = "this execution was started before executions had secrets, so that its callbacks could be guessed: \
+                       start another, or use a signal";
+            return Err(Wrong(ExcType::RuntimeError, why.to_owned()));
+        }
         let delay = seconds("timeout", call.args.arg(0))?;
         let name = delay.map_or_else(|| "callback".to_owned(), |delay| format!("callback within {}", in_words(delay)));
         let id = self.ids.make(call.call_id);
@@ -252,7 +267,10 @@ impl Run<'_> {
                 Some(Value::Object(inputs)) if !inputs.contains_key("$py") => inputs,
                 Some(_) => return Err(type_error("inputs= wants a dict with a value for each name")),
             };
-        let id = given(id).map(|id| id.parse()).transpose().map_err(|error| value_error(format!("{error}")))?;
+        let id = given(id).map(|id| children::chosen_id(&id)).transpose().map_err(value_error)?;
+        if !own && source.is_none() && !split_name(&name).0.ends_with(".py") {
+            self.turn.rights.allowed.child(&name).map_err(not_allowed)?;
+        }
         if source.as_ref().is_some_and(|source| source.contains('\0')) {
             return Err(value_error("source= is no text of a workflow: source code cannot contain null bytes"));
         }

@@ -14,7 +14,7 @@ use super::{
     imports::Imports,
     lint, prelude, thread, tries, value,
 };
-use crate::model::Json;
+use crate::{allow::Rights, model::Json};
 
 /// Longest file name.
 const MAX_NAME: usize = 255;
@@ -80,6 +80,18 @@ pub fn check(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {
     let own = entry::split_name(name).0;
     found.extend(files.iter().filter(|(file, _)| *file != own).flat_map(|(file, text)| check_file(file, text, known)));
     found
+}
+
+/// What a workflow, or the files beside it that its children run, would do and may not, as far as their texts tell.
+pub fn forbidden(name: &str, source: &str, known: &Known<'_>, rights: Rights<'_>) -> Vec<CompileError> {
+    let files = children::bundle(name, source, known.file);
+    let own = entry::split_name(name).0;
+    turn::on_big_stack(|| {
+        let mut found = lint::rights::forbidden(name, source, rights);
+        let others = files.iter().filter(|(file, _)| *file != own);
+        found.extend(others.flat_map(|(file, text)| lint::rights::forbidden(file, text, rights)));
+        found
+    })
 }
 
 pub(super) fn check_file(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {

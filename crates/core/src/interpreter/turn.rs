@@ -29,6 +29,7 @@ use super::{
     value::{self, Refusal},
 };
 use crate::{
+    allow::Rights,
     id::{CallId, ExecutionId, check_name},
     model::{CallKind, Failure, Json, Outcome, Stream},
     offers::Offers,
@@ -56,6 +57,8 @@ pub struct Turn<'a> {
     pub offers: &'a Offers,
     /// What the turn may use up.
     pub limits: Limits,
+    /// What the workflow may do.
+    pub rights: Rights<'a>,
 }
 
 /// Where a turn starts from.
@@ -120,7 +123,7 @@ pub(super) struct Run<'a> {
     /// The numbers of its calls.
     pub(super) ids: Ids,
     /// When the turn is taken again: the numbers on record, and what those of the interpreter are counted from.
-    again: Option<(&'a [CallId], Option<u32>)>,
+    pub(super) again: Option<(&'a [CallId], Option<u32>)>,
     /// What the numbers were counted from before.
     base_before: u32,
     pub(super) log: Log,
@@ -315,6 +318,10 @@ impl<'a> Run<'a> {
         }
         if let Err(invalid) = check_name("the function", name) {
             let error = MontyException::new(ExcType::ValueError, Some(invalid.to_string()));
+            return Ok(call.resume(error, self.log.writer())?);
+        }
+        if let Err(why) = self.turn.rights.allowed.function(name) {
+            let error = MontyException::new(ExcType::PermissionError, Some(why));
             return Ok(call.resume(error, self.log.writer())?);
         }
         match arguments(self, &call.args) {

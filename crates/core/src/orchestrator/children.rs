@@ -8,6 +8,7 @@ use super::{
     settle::{Next, settle_in},
 };
 use crate::{
+    allow::Allowed,
     id::ExecutionId,
     interpreter::{NewCall, NewChild, split_name},
     model::{Execution, Failure, Json, Outcome, Parent},
@@ -27,6 +28,8 @@ pub(super) struct Of<'a> {
     pub(super) secret: &'a str,
     /// The files that came with its workflow.
     pub(super) files: Option<&'a Json>,
+    /// What it may do, and its children therefore.
+    pub(super) allowed: &'a Allowed,
 }
 
 /// The workflow that a child runs.
@@ -36,6 +39,8 @@ struct Source {
     hash: String,
     /// The files that its own children run.
     files: Option<Json>,
+    /// What it may do.
+    allowed: Result<Allowed, String>,
 }
 
 /// Inserts the execution that a call starts. An outcome, if the call has one at once: nobody waits for the child, or it
@@ -52,7 +57,14 @@ pub(super) fn begin(
     let Some(source) = find(conn, of, call, child)? else {
         return failed("NameError", not_there(&call.function));
     };
-    let id = child.id.clone().unwrap_or_else(|| id_of(&parent.id, call));
+    let allowed = match source.allowed {
+        Ok(allowed) => allowed,
+        Err(why) => return failed("PermissionError", why),
+    };
+    let id = match &child.id {
+        Some(chosen) => chosen.clone(),
+        None => id_of(conn, parent, call, secret)?,
+    };
     let inherited = parent.deadline_at.filter(|_| !child.detached);
     let own = child.deadline.map(|time| now.after(time));
     let new = NewExecution {
@@ -68,10 +80,9 @@ pub(super) fn begin(
         due_at: now,
         deadline_at: inherited.into_iter().chain(own).min(),
         parent: (!child.detached).then(|| Parent { execution_id: parent.id.clone(), call_id: call.id }),
-        secret: blake3::keyed_hash(blake3::hash(secret.as_bytes()).as_bytes(), id.as_str().as_bytes())
-            .to_hex()
-            .to_string(),
+        secret: secret_of(secret, &id),
         id: id.clone(),
+        allowed,
     };
     if !executions::insert(conn, &new)? {
         // To be found by whoever begins it again.
@@ -79,6 +90,16 @@ pub(super) fn begin(
         return failed("RuntimeError", format!("execution {id} exists already: choose another id= for the child"));
     }
     Ok(child.detached.then(|| Outcome::Completed(Json::from(&serde_json::Value::from(id.as_str())))))
+}
+
+/// What makes a child's tokens. A parent that is older than secrets has none to derive it from.
+fn secret_of(parent: &str, child: &ExecutionId) -> String {
+    match parent {
+        "" => super::start::secret(),
+        parent => blake3::keyed_hash(blake3::hash(parent.as_bytes()).as_bytes(), child.as_str().as_bytes())
+            .to_hex()
+            .to_string(),
+    }
 }
 
 fn not_there(name: &str) -> String {
@@ -103,8 +124,9 @@ fn not_there(name: &str) -> String {
 pub(super) fn begin_again(conn: &mut DbConnection, id: &ExecutionId, now: Timestamp) -> Result<bool, StoreError> {
     let open = not_begun(conn, id)?;
     let (Some(execution), false) = (executions::get(conn, id)?, open.is_empty()) else { return Ok(false) };
-    let (secret, files) = (executions::secret(conn, id)?, files::of(conn, id)?);
-    let parent = Of { execution: &execution, secret: &secret, files: files.as_ref() };
+    let (secret, files, allowed) =
+        (executions::secret(conn, id)?, files::of(conn, id)?, executions::allowed(conn, id)?);
+    let parent = Of { execution: &execution, secret: &secret, files: files.as_ref(), allowed: &allowed };
     let mut woken = false;
     for call in &open {
         let Some(child) = &call.child else { continue };
@@ -121,26 +143,35 @@ pub(super) fn begin_again(conn: &mut DbConnection, id: &ExecutionId, now: Timest
 /// What a child runs: its own text, a function of its parent's file, a file that came with that, or what is deployed.
 fn find(conn: &mut DbConnection, of: &Of<'_>, call: &NewCall, child: &NewChild) -> Result<Option<Source>, StoreError> {
     let name = &call.function;
-    let files = of.files.cloned();
+    let (files, allowed) = (of.files.cloned(), Ok(of.allowed.clone()));
     if let Some(code) = &child.source {
         let hash = blake3::hash(code.as_bytes()).to_hex().to_string();
-        return Ok(Some(Source { file: name.clone(), code: code.clone(), hash, files }));
+        return Ok(Some(Source { file: name.clone(), code: code.clone(), hash, files, allowed }));
     }
     let kept =
         if child.own { Some(of.execution.source_hash.clone()) } else { files::hash(of.files, split_name(name).0)? };
     if let Some(hash) = kept {
         let code = executions::source(conn, &hash)?.unwrap_or_default();
-        return Ok(Some(Source { file: name.clone(), code, hash, files }));
+        return Ok(Some(Source { file: name.clone(), code, hash, files, allowed }));
     }
     let Some(deployed) = workflows::newest(conn, name)? else { return Ok(None) };
     let code = executions::source(conn, &deployed.source_hash)?.unwrap_or_default();
-    Ok(Some(Source { file: deployed.file, code, hash: deployed.source_hash, files: deployed.files }))
+    let allowed = of
+        .allowed
+        .child(name)
+        .and_then(|()| of.allowed.narrowed(deployed.allow.as_ref()).map_err(|invalid| invalid.to_string()));
+    Ok(Some(Source { file: deployed.file, code, hash: deployed.source_hash, files: deployed.files, allowed }))
 }
 
-/// The parent's id and the call's number, as long as that fits.
-fn id_of(parent: &ExecutionId, call: &NewCall) -> ExecutionId {
-    let text = format!("{parent}-{}", call.id);
-    text.parse().unwrap_or_else(|_| ExecutionId::from_key(&text))
+/// The parent's id and the call's number, as long as that fits and nobody has taken it: then one that nobody could guess.
+fn id_of(conn: &mut DbConnection, parent: &Execution, call: &NewCall, secret: &str) -> Result<ExecutionId, StoreError> {
+    let text = format!("{}-{}", parent.id, call.id);
+    if let Ok(id) = text.parse()
+        && executions::brief(conn, &id)?.is_none()
+    {
+        return Ok(id);
+    }
+    Ok(ExecutionId::of_child(secret, &text))
 }
 
 /// Tells the call that waits for a child how it ended.

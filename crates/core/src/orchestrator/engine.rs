@@ -13,6 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    aside::compile,
     cache::Cache,
     event::{Event, Observer},
     foresee::Hot,
@@ -119,6 +120,9 @@ pub enum OrchestrationError {
     /// The id is taken by an execution of this workflow with other inputs.
     #[error("execution {0} exists already, with other inputs: choose another id or key, or give the same inputs")]
     OtherInputs(ExecutionId),
+    /// The id is taken by an execution of this workflow that may do other things.
+    #[error("execution {0} exists already, and may do other things (--allow-…): choose another id or key")]
+    OtherRights(ExecutionId),
 }
 
 /// How long rights last before somebody else may take over, and what a turn may use.
@@ -364,9 +368,7 @@ impl Engine {
         let key = hash.to_owned();
         let source = self.db.read(move |conn| executions::source(conn, &key)).await?;
         let source = source.ok_or_else(|| StoreError::Inconsistent(format!("the source {hash} is missing")))?;
-        let program = Program::compile(name, &source)
-            .map_err(|error| OrchestrationError::Compile { execution: execution.clone(), source: Box::new(error) })?;
-        let program = Arc::new(program);
+        let program = compile(execution, name, source).await?;
         self.keep(&program);
         Ok(program)
     }

@@ -7,6 +7,7 @@
 //! when it sends one a signal; [`drain`] when it waits for the end of what was cancelled.
 
 pub mod advance;
+mod aside;
 mod cache;
 pub mod cancel;
 mod children;

@@ -123,8 +123,11 @@ fn unlisted(engine: &Engine, won: &Won, pause: &Pause) -> Vec<(CallId, Failure)>
     let refused = functions.filter_map(|call| {
         let queue = call.queue.as_ref().unwrap_or(own);
         let foreign = engine.queue.foreign().contains(queue);
-        let why = if foreign && queue != own {
-            format!("only executions that are started in the queue {queue} reach the stock workers that serve it")
+        let why = if foreign && queue != own && !won.allowed.names_queue(queue) {
+            format!(
+                "only executions that are started in the queue {queue}, or whose start or deployment names it \
+                 (--allow-queue {queue}), reach the stock workers that serve it"
+            )
         } else if foreign && !engine.queue.takes(queue, &call.function) {
             format!("{} may not be called in the queue {queue}: --rq-queue does not list it", call.function)
         } else {
@@ -154,7 +157,8 @@ fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, now: Timestamp) -> R
     let mut woken = false;
     let starts_children = pause.new_calls.iter().any(|call| call.child.is_some());
     let files = if starts_children { files::of(conn, &won.execution.id)? } else { None };
-    let parent = children::Of { execution: &won.execution, secret: &won.secret, files: files.as_ref() };
+    let parent =
+        children::Of { execution: &won.execution, secret: &won.secret, files: files.as_ref(), allowed: &won.allowed };
     for call in pause.new_calls.iter().filter(|call| !call.abandoned) {
         let of = AttemptOf { execution: won.execution.id.clone(), call: call.id, number: 1 };
         let outcome = match call.kind {

@@ -4,8 +4,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Engine, OrchestrationError};
+use super::{Engine, OrchestrationError, aside::aside};
 use crate::{
+    allow::Rights,
     id::{CallId, Epoch},
     interpreter::{self, AdvanceError, End, Limits, NewCall, Origin, Pause, Program, Snapshot, Step, Turn, split_name},
     model::{Awaited, Json, Outcome, Wake},
@@ -57,9 +58,7 @@ pub(super) async fn rebuild(engine: &Engine, won: &Won, program: &Arc<Program>) 
     tracing::warn!(execution.id = %id, calls = past.recorded.len(), "its state is rebuilt from its record");
     let until = Until { pause: won.execution.suspension, epoch: won.execution.epoch };
     let (offers, limits, program) = (engine.offers.clone(), engine.settings.limits, program.clone());
-    let run = move || Again::new((&offers, limits), &past, &program).run(until);
-    let done = tokio::task::spawn_blocking(run).await;
-    let done = done.unwrap_or_else(|panic| Err(AdvanceError::Crashed(panic.to_string())));
+    let done = aside(&id, move || Again::new((&offers, limits), &past, &program).run(until)).await?;
     done.map_err(|source| OrchestrationError::Advance { execution: id.clone(), source })
 }
 
@@ -128,6 +127,7 @@ impl<'a> Again<'a> {
             secret: &identity.secret,
             offers: self.offers,
             limits: self.limits,
+            rights: Rights { allowed: &self.past.allowed, queue: &self.past.queue },
         };
         if self.counted {
             self.next = place.turn;

@@ -187,6 +187,7 @@ fn copy(
         deadline_at: None,
         parent: None,
         secret: secret.to_owned(),
+        allowed: executions::allowed(conn, from)?,
     };
     if !executions::insert(conn, &new)? {
         return Ok(Some(Err(format!("execution {id} exists already: choose another id"))));

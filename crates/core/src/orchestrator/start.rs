@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Engine, Event, OrchestrationError};
 use crate::{
+    allow::Allowed,
     id::{ExecutionId, check_name},
     interpreter::Program,
     model::{Execution, ExecutionStatus, Files, Json},
@@ -35,6 +36,8 @@ pub struct Start {
     pub deadline: Option<Duration>,
     /// What to do if there is one of that id.
     pub conflict: Conflict,
+    /// What it may do.
+    pub allowed: Allowed,
 }
 
 impl Start {
@@ -49,6 +52,7 @@ impl Start {
             launch: None,
             deadline: None,
             conflict: Conflict::UseExisting,
+            allowed: Allowed::default(),
         }
     }
 }
@@ -97,6 +101,7 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         deadline_at: start.deadline.map(|time| now.after(time)),
         parent: None,
         secret: secret(),
+        allowed: start.allowed,
     };
     let conflict = start.conflict;
     let texts = Arc::new(start.files);
@@ -129,10 +134,15 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         return Err(OrchestrationError::IdTaken(id));
     } else {
         let key = id.clone();
-        let found = move |conn: &mut _| Ok((executions::inputs(conn, &key)?, files::of(conn, &key)?));
-        let (inputs, files) = engine.db.read(found).await?;
+        let found = move |conn: &mut _| {
+            Ok((executions::inputs(conn, &key)?, files::of(conn, &key)?, executions::allowed(conn, &key)?))
+        };
+        let (inputs, files, allowed) = engine.db.read(found).await?;
         if files != new.files {
             return Err(OrchestrationError::IdTaken(id));
+        }
+        if allowed != new.allowed {
+            return Err(OrchestrationError::OtherRights(id));
         }
         if inputs.as_ref() != Some(&new.inputs) {
             return Err(OrchestrationError::OtherInputs(id));

@@ -21,6 +21,7 @@ use super::{
     lanes::{LANES, LONG, Lane},
 };
 use crate::{
+    allow::Rights,
     interpreter::{self, AdvanceError, Control, End, Limits, Origin, Program, Step, StopReason, Turn},
     store::{claims, executions::Won},
 };
@@ -83,6 +84,7 @@ impl Running {
                 secret: &won.secret,
                 offers: &offers,
                 limits,
+                rights: Rights { allowed: &won.allowed, queue: &won.execution.queue },
             };
             let origin = match &won.state {
                 None => Origin::Start { inputs: &won.inputs, first_call: won.first_call.0 },

@@ -1,5 +1,7 @@
 //! Executions: one row each, moved on only under a claim.
 
+use std::sync::Arc;
+
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, IntoSql, NullableExpressionMethods, OptionalExtension, QueryDsl,
     RunQueryDsl, SelectableHelper,
@@ -15,6 +17,7 @@ use super::{
     schema::{executions, origins, sources},
 };
 use crate::{
+    allow::Allowed,
     id::{CallId, Epoch, ExecutionId, WorkerId},
     interpreter::Snapshot,
     model::{Execution, ExecutionStatus, Failure, Json, Outcome, Parent},
@@ -62,6 +65,8 @@ pub struct NewExecution {
     pub parent: Option<Parent>,
     /// Makes the tokens of its callbacks unguessable.
     pub secret: String,
+    /// What it may do.
+    pub allowed: Allowed,
 }
 
 /// Keeps a workflow's text, once per content.
@@ -104,6 +109,7 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
             origins::launch.eq(new.launch.as_ref().map(|launch| launch.0.as_str())),
             origins::secret.eq(Some(&new.secret)),
             origins::files.eq(new.files.as_ref().map(|files| files.0.as_str())),
+            origins::allowed.eq(new.allowed.column()),
         ))
         .execute(conn)?;
     Ok(true)
@@ -204,6 +210,12 @@ pub fn secret(conn: &mut DbConnection, id: &ExecutionId) -> Result<String, Store
     Ok(secret.unwrap_or_default())
 }
 
+/// What it may do.
+pub fn allowed(conn: &mut DbConnection, id: &ExecutionId) -> Result<Allowed, StoreError> {
+    let allowed = origins::table.find(id.as_str()).select(origins::allowed).first::<Option<String>>(conn).optional()?;
+    rows::allowed(allowed.flatten())
+}
+
 /// What whoever started the execution left to be found again.
 pub fn launch(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Json>, StoreError> {
     let launch = origins::table.find(id.as_str()).select(origins::launch).first::<Option<String>>(conn).optional()?;
@@ -230,6 +242,8 @@ pub struct Won {
     pub secret: String,
     /// Claims in a row, this one counted, since it last paused or began.
     pub claims: i64,
+    /// What it may do.
+    pub allowed: Arc<Allowed>,
 }
 
 /// Takes the right to advance an execution, if it is free: compare and swap, the row count decides. What the winner may work
@@ -297,8 +311,8 @@ pub fn won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError>
         .find(id.as_str())
         .select((executions::snapshot, executions::snapshot_format, executions::claims))
         .first(conn)?;
-    type Origin = (String, Option<String>, i64, Option<Vec<u8>>, Option<String>, Option<String>);
-    let (inputs, anew, first_call, base, base_format, secret): Origin = origins::table
+    type Origin = (String, Option<String>, i64, Option<Vec<u8>>, Option<String>, Option<String>, Option<String>);
+    let (inputs, anew, first_call, base, base_format, secret, allowed): Origin = origins::table
         .find(id.as_str())
         .select((
             origins::inputs,
@@ -307,6 +321,7 @@ pub fn won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError>
             origins::base_snapshot,
             origins::base_format,
             origins::secret,
+            origins::allowed,
         ))
         .first(conn)
         .optional()?
@@ -317,7 +332,8 @@ pub fn won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError>
     let at = last.or(execution.started_at).unwrap_or(execution.created_at);
     let (inputs, first_call, secret) =
         (Json(anew.unwrap_or(inputs)), rows::call_id(first_call)?, secret.unwrap_or_default());
-    Ok(Won { execution, inputs, first_call, state, outcomes, at, secret, claims })
+    let allowed = Arc::new(rows::allowed(allowed)?);
+    Ok(Won { execution, inputs, first_call, state, outcomes, at, secret, claims, allowed })
 }
 
 /// The part of a pause, finish or failure that every write under a claim repeats.

@@ -11,6 +11,7 @@ use super::{
     schema::{attempts, calls, executions, origins},
 };
 use crate::{
+    allow::Allowed,
     id::{CallId, Epoch, ExecutionId, WorkerId},
     model::{Attempt, Call, CallKind, CallStatus, Execution, Json, Outcome},
     shown::ShownCall,
@@ -264,18 +265,25 @@ pub struct Past {
     pub recorded: Vec<Recorded>,
     /// Whose its turns were, the earliest first.
     pub identities: Vec<Identity>,
+    /// What it may do.
+    pub allowed: Allowed,
+    /// The queue in which it was started.
+    pub queue: String,
 }
 
 /// Everything on record of an execution's present life.
 pub fn past(conn: &mut DbConnection, id: &ExecutionId) -> Result<Option<Past>, StoreError> {
-    type Origin = (String, Option<String>, i64);
+    type Origin = (String, Option<String>, i64, Option<String>, String);
     let origin: Option<Origin> = origins::table
-        .find(id.as_str())
-        .select((origins::inputs, origins::inputs_anew, origins::first_call))
+        .inner_join(executions::table)
+        .filter(origins::execution_id.eq(id.as_str()))
+        .select((origins::inputs, origins::inputs_anew, origins::first_call, origins::allowed, executions::queue))
         .first(conn)
         .optional()?;
-    let Some((inputs, anew, first_call)) = origin else { return Ok(None) };
+    let Some((inputs, anew, first_call, allowed, queue)) = origin else { return Ok(None) };
     Ok(Some(Past {
+        allowed: rows::allowed(allowed)?,
+        queue,
         inputs: Json(anew.unwrap_or(inputs)),
         first_call: rows::call_id(first_call)?,
         recorded: recorded(conn, id)?,

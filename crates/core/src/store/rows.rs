@@ -7,6 +7,7 @@ use super::{
     schema::{attempts, calls, executions, logs},
 };
 use crate::{
+    allow::Allowed,
     id::{CallId, Epoch, ExecutionId, WorkerId},
     model::{Attempt, Call, Execution, Failure, Json, LogLine, Parent},
     time::Timestamp,
@@ -24,6 +25,12 @@ pub(super) fn failure(column: &str) -> Result<Failure, StoreError> {
 pub(super) fn failure_text(failure: &Failure) -> String {
     let failure = &failure.clone().bounded();
     serde_json::to_string(failure).unwrap_or_else(|error| unreachable!("texts are always JSON: {error}"))
+}
+
+/// What an execution may do.
+pub(super) fn allowed(column: Option<String>) -> Result<Allowed, StoreError> {
+    let Some(text) = column else { return Ok(Allowed::default()) };
+    serde_json::from_str(&text).map_err(|error| StoreError::Inconsistent(format!("allowed: {error}")))
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(column: &str) -> Result<T, StoreError> {

@@ -48,6 +48,7 @@ diesel::table! {
         first_call -> BigInt,
         inputs_anew -> Nullable<Text>,
         files -> Nullable<Text>,
+        allowed -> Nullable<Text>,
     }
 }
 
@@ -102,6 +103,7 @@ diesel::table! {
         source_hash -> Text,
         created_at -> BigInt,
         files -> Nullable<Text>,
+        allowed -> Nullable<Text>,
     }
 }
 

@@ -4,17 +4,20 @@ use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
 use super::{DbConnection, StoreError, executions::keep_source, files, schema::workflows};
 use crate::{
+    allow::Allow,
     id::check_name,
     interpreter::Program,
     model::{Deployed, Files, Json},
     time::Timestamp,
 };
 
-type Row = (String, i64, String, String, i64, Option<String>);
+type Row = (String, i64, String, String, i64, Option<String>, Option<String>);
 
-fn deployed((name, version, file, source_hash, created_at, files): Row) -> Deployed {
+fn deployed((name, version, file, source_hash, created_at, files, allowed): Row) -> Result<Deployed, StoreError> {
     let files = files.map(Json);
-    Deployed { name, version, file, source_hash, created_at: Timestamp(created_at), files }
+    let allow = allowed.map(|text| serde_json::from_str(&text)).transpose();
+    let allow = allow.map_err(|error| StoreError::Inconsistent(format!("the workflow {name}: allowed: {error}")))?;
+    Ok(Deployed { name, version, file, source_hash, created_at: Timestamp(created_at), files, allow })
 }
 
 /// Makes a workflow, with the files that its children run, the newest version of that name; the same texts again are the
@@ -22,13 +25,28 @@ fn deployed((name, version, file, source_hash, created_at, files): Row) -> Deplo
 pub fn deploy(
     conn: &mut DbConnection,
     name: &str,
+    code: (&Program, &Files),
+    now: Timestamp,
+) -> Result<Deployed, StoreError> {
+    deploy_allowing(conn, name, code, None, now)
+}
+
+/// The same, with what its executions may do. Another list is another version.
+pub fn deploy_allowing(
+    conn: &mut DbConnection,
+    name: &str,
     (program, files): (&Program, &Files),
+    allow: Option<&Allow>,
     now: Timestamp,
 ) -> Result<Deployed, StoreError> {
     check_name("the workflow", name).map_err(|invalid| StoreError::Refused(invalid.to_string()))?;
+    let allow = allow.filter(|allow| !allow.is_empty());
+    allow.map_or(Ok(()), Allow::check).map_err(|invalid| StoreError::Refused(invalid.to_string()))?;
     let newest = newest(conn, name)?;
     let files = files::keep(conn, files)?;
-    let same = |newest: &Deployed| newest.source_hash == program.hash && newest.files == files;
+    let same = |newest: &Deployed| {
+        newest.source_hash == program.hash && newest.files == files && newest.allow.as_ref() == allow
+    };
     if let Some(newest) = newest.clone().filter(same) {
         return Ok(newest);
     }
@@ -40,6 +58,7 @@ pub fn deploy(
         program.hash.clone(),
         now.0,
         files.map(|files| files.0),
+        allow.and_then(|allow| serde_json::to_string(allow).ok()),
     );
     diesel::insert_into(workflows::table)
         .values((
@@ -49,9 +68,10 @@ pub fn deploy(
             workflows::source_hash.eq(&row.3),
             workflows::created_at.eq(row.4),
             workflows::files.eq(&row.5),
+            workflows::allowed.eq(&row.6),
         ))
         .execute(conn)?;
-    Ok(deployed(row))
+    deployed(row)
 }
 
 /// The newest version of that name.
@@ -62,7 +82,7 @@ pub fn newest(conn: &mut DbConnection, name: &str) -> Result<Option<Deployed>, S
         .select(workflows::all_columns)
         .first(conn)
         .optional()?;
-    Ok(row.map(deployed))
+    row.map(deployed).transpose()
 }
 
 /// All versions of all names, the newest of each first: at most `limit`, without the first `after`.
@@ -73,5 +93,5 @@ pub fn list(conn: &mut DbConnection, after: i64, limit: i64) -> Result<Vec<Deplo
         .limit(limit)
         .select(workflows::all_columns)
         .load(conn)?;
-    Ok(rows.into_iter().map(deployed).collect())
+    rows.into_iter().map(deployed).collect()
 }

@@ -51,6 +51,7 @@ fn run(source: &str) -> End {
         secret: "",
         offers: &Offers::anything(),
         limits: Limits::default(),
+        rights: durable_core::allow::Rights::all(),
     };
     advance(&turn, Origin::Start { inputs: &Json("{}".into()), first_call: 0 }).unwrap().end
 }
@@ -397,6 +398,7 @@ fn a_function_is_found_by_its_name_in_a_module() {
             secret: "",
             offers,
             limits: Limits::default(),
+            rights: durable_core::allow::Rights::all(),
         };
         let inputs = Json(format!("{{\"name\": \"{name}\"}}"));
         advance(&turn, Origin::Start { inputs: &inputs, first_call: 0 }).unwrap().end

@@ -390,6 +390,7 @@ fn a_state_carries_only_what_its_workflow_uses() {
             secret: "",
             offers: &durable_core::offers::Offers::anything(),
             limits: durable_core::interpreter::Limits::default(),
+            rights: durable_core::allow::Rights::all(),
         };
         let inputs = durable_core::model::Json("{}".into());
         match durable_core::interpreter::advance(

@@ -39,6 +39,7 @@ impl Hand {
             secret: "",
             offers: &self.offers,
             limits: self.limits,
+            rights: durable_core::allow::Rights::all(),
         }
     }
 

@@ -4,6 +4,7 @@
 #[global_allocator]
 static ALLOCATOR: durable_memory::TurnAllocator = durable_memory::TurnAllocator;
 
+mod allow;
 mod check;
 mod children;
 mod claims;
@@ -17,6 +18,7 @@ mod mend;
 mod orchestration;
 mod properties;
 mod scans;
+mod secrets;
 mod states;
 mod store;
 mod tracebacks;

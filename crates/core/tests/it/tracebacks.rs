@@ -170,6 +170,7 @@ fn run(source: &str) -> Failure {
         secret: "",
         offers: &Offers::anything(),
         limits: Limits { turn: Duration::from_secs(2), ..Limits::default() },
+        rights: durable_core::allow::Rights::all(),
     };
     let inputs = Json("{}".into());
     let mut step = advance(&turn, Origin::Start { inputs: &inputs, first_call: 0 }).unwrap();

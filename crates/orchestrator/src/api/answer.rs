@@ -103,7 +103,10 @@ impl IntoResponse for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Refused(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", error),
+            StoreError::Refused(_) => {
+                let sentence = "the database cannot keep what the request holds";
+                Self::hidden(StatusCode::UNPROCESSABLE_ENTITY, "refused", sentence, &error)
+            }
             error if error.is_passing() || matches!(error, StoreError::WriterGone) => {
                 Self::away("the database", &error)
             }
@@ -140,6 +143,7 @@ impl From<OrchestrationError> for ApiError {
             OrchestrationError::NotFound(_) => Self::not_found(error),
             OrchestrationError::IdTaken(_)
             | OrchestrationError::OtherInputs(_)
+            | OrchestrationError::OtherRights(_)
             | OrchestrationError::Ended { .. }
             | OrchestrationError::NotFailed { .. }
             | OrchestrationError::NoState { .. }

@@ -7,6 +7,7 @@ use axum::{
     http::StatusCode,
 };
 use durable_core::{
+    allow::Allow,
     id::{CallId, ExecutionId},
     model::{Files, Json as JsonText},
     orchestrator::{
@@ -218,6 +219,8 @@ pub(crate) struct DeployRequest {
     /// The files beside it that its children run.
     #[serde(default)]
     files: Files,
+    /// What its executions may do.
+    allow: Option<Allow>,
 }
 
 /// `POST /workflows`: makes a workflow the newest version of that name.
@@ -225,11 +228,13 @@ pub(crate) async fn deploy(
     State(api): State<Api>,
     Body(request): Body<DeployRequest>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let DeployRequest { name, file, source, files } = request;
+    let DeployRequest { name, file, source, files, allow } = request;
     check_name("a workflow's name", &name)?;
-    let (program, files) = executions::compile(Code { name: file, source, files }).await?;
+    allow.as_ref().map_or(Ok(()), Allow::check).map_err(ApiError::unprocessable)?;
+    let (program, files) = executions::compile(Code { name: file, source, files, allow: None }).await?;
     let now = api.engine.now();
-    let deployed = api.engine.db.write(move |conn| workflows::deploy(conn, &name, (&program, &files), now)).await?;
+    let deploy = move |conn: &mut _| workflows::deploy_allowing(conn, &name, (&program, &files), allow.as_ref(), now);
+    let deployed = api.engine.db.write(deploy).await?;
     let status = if deployed.created_at == now { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(json!(deployed))))
 }

@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use durable_core::{
+    allow::{Allow, Allowed},
     id::ExecutionId,
     interpreter::{CompileError, Known, Program, children::is_beside},
     model::Files,
@@ -35,6 +36,8 @@ pub(crate) struct StartRequest {
     deadline: Option<String>,
     #[serde(default)]
     on_conflict: OnConflict,
+    /// What it may do: lists of functions, queues and children.
+    allow: Option<Allow>,
 }
 
 /// What to do when an execution of that id or key is there.
@@ -82,7 +85,7 @@ fn check_source(name: &str, source: &str) -> Result<(), ApiError> {
 }
 
 /// Compiles what a client submits; mistakes that can be seen are refused.
-pub(super) async fn compile(Code { name, source, files }: Code) -> Result<(Arc<Program>, Files), ApiError> {
+pub(super) async fn compile(Code { name, source, files, .. }: Code) -> Result<(Arc<Program>, Files), ApiError> {
     if let Some(wrong) = files.keys().find(|file| !is_beside(file)) {
         let message =
             format!("files: {wrong:?} is no path of a file beside the workflow, such as child.py or jobs/child.py");
@@ -114,12 +117,14 @@ pub(super) struct Code {
     pub(super) name: String,
     pub(super) source: String,
     pub(super) files: Files,
+    /// What its deployment allows.
+    pub(super) allow: Option<Allow>,
 }
 
 /// What a request names.
 pub(super) async fn find_workflow(api: &Api, Workflow { name, source, files }: Workflow) -> Result<Code, ApiError> {
     if let Some(source) = source {
-        return Ok(Code { name, source, files });
+        return Ok(Code { name, source, files, allow: None });
     }
     if !files.is_empty() {
         return Err(ApiError::bad("workflow: files go with a source; a deployed workflow has its own"));
@@ -130,7 +135,7 @@ pub(super) async fn find_workflow(api: &Api, Workflow { name, source, files }: W
         let Some(deployed) = workflows::newest(conn, &key)? else { return Ok(None) };
         let files = files::texts(conn, deployed.files.as_ref())?;
         let source = executions::source(conn, &deployed.source_hash)?;
-        Ok(source.map(|source| Code { name: deployed.file, source, files }))
+        Ok(source.map(|source| Code { name: deployed.file, source, files, allow: deployed.allow }))
     });
     let unknown =
         || ApiError::not_found(format!("no workflow is deployed under the name {name}: durable deploy {name} FILE"));
@@ -162,8 +167,11 @@ pub(crate) async fn start(
         OnConflict::Fail => start::Conflict::Fail,
         OnConflict::RestartIfFailed => start::Conflict::RestartIfFailed,
     };
-    let (program, files) = compile(find_workflow(&api, request.workflow).await?).await?;
-    let request = start::Start { id, files, queue, deadline, conflict, ..start::Start::new(program, request.inputs) };
+    let mut code = find_workflow(&api, request.workflow).await?;
+    let allowed = Allowed::of(request.allow, code.allow.take()).map_err(ApiError::unprocessable)?;
+    let (program, files) = compile(code).await?;
+    let start = start::Start::new(program, request.inputs);
+    let request = start::Start { id, files, queue, deadline, conflict, allowed, ..start };
     let started = start::start(&api.engine, request).await?;
     if started.created {
         // Should this process die before the first turn, a clock takes the execution up.

@@ -126,9 +126,12 @@ pub(crate) async fn show(
         reasons.dedup();
     }
     let seen = execution.clone();
-    let read = move |conn: &mut _| Ok((versions::list(conn, &seen)?, signals::untaken(conn, &seen.id)?));
-    let (versions, untaken) = api.engine.db.read(read).await?;
-    Ok(Json(Shown { execution, versions, waiting: reasons, untaken_signals: untaken }))
+    let read = move |conn: &mut _| {
+        let allowed = executions::allowed(conn, &seen.id)?;
+        Ok((versions::list(conn, &seen)?, signals::untaken(conn, &seen.id)?, allowed.lists().to_vec()))
+    };
+    let (versions, untaken_signals, allow) = api.engine.db.read(read).await?;
+    Ok(Json(Shown { execution, versions, waiting: reasons, untaken_signals, allow }))
 }
 
 async fn until_ended(api: &Api, id: &ExecutionId, wait: Duration) -> Result<Execution, ApiError> {

@@ -1,5 +1,6 @@
 //! The program and its HTTP API, from the outside.
 
+mod allow;
 mod children;
 mod edge;
 mod fuzz;

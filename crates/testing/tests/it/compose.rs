@@ -71,6 +71,69 @@ fn compose_names_only_programs_flags_and_variables_that_exist() {
     }
 }
 
+/// What is written there as a default is known to everybody.
+#[test]
+fn nobody_beyond_this_machine_reaches_what_has_a_default_password() {
+    let compose = compose();
+    assert_eq!(compose["networks"]["servers"]["internal"], true);
+    for (name, service) in compose["services"].as_object().unwrap() {
+        for port in service["ports"].as_array().into_iter().flatten() {
+            let text = port.as_str().map_or_else(|| port["host_ip"].to_string(), str::to_owned);
+            assert!(text.trim_matches('"').starts_with("127.0.0.1"), "{name} is published as {port}");
+        }
+        if ["postgres", "redis", "migrate"].contains(&name.as_str()) {
+            assert!(service.get("ports").is_none(), "{name} has a port");
+            let networks = service["networks"].as_object().unwrap();
+            assert!(networks.keys().eq(["servers"]), "{name}: {networks:?}");
+        }
+    }
+    let text = std::fs::read_to_string(root().join("docker-compose.yml")).unwrap();
+    assert!(text.contains("requirepass"), "Redis has no password");
+    assert!(compose["services"]["worker"]["environment"]["DURABLE_REDIS_URL"].as_str().unwrap().contains("redis://:"));
+}
+
+#[test]
+fn services_are_confined() {
+    for (name, service) in compose()["services"].as_object().unwrap() {
+        assert_eq!(service["read_only"], true, "{name}");
+        assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
+        assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
+        assert!(service.get("mem_limit").is_some() && service.get("pids_limit").is_some(), "{name}: no limits");
+        assert!(service.get("privileged").is_none(), "{name}");
+    }
+}
+
+/// The server that the file starts asks for its password.
+#[test]
+fn the_command_for_redis_sets_its_password() {
+    let compose = compose();
+    let command = texts(&compose["services"]["redis"]["command"]);
+    assert_eq!(command[..2], ["sh", "-c"]);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("redis.sock");
+    // As it is, but for where it is.
+    let here = format!("--port 0 --unixsocket {} --dir {}", socket.display(), folder.path().display());
+    let script = command[2].replace("$$", "$").replace("--dir /data", &here);
+    let env = [("REDISCLI_AUTH", "a secret")];
+    let mut server =
+        Command::new("sh").args(["-c", &script]).envs(env).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let ask = |password: Option<&str>| {
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-s", &socket.display().to_string(), "ping"]).env_remove("REDISCLI_AUTH");
+        let output = cli.envs(password.map(|password| ("REDISCLI_AUTH", password))).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let answers = durable_testing::eventually(std::time::Duration::from_secs(10), || match ask(Some("a secret")) {
+        pong if pong.contains("PONG") => Ok(()),
+        other => Err(other),
+    });
+    let without = ask(None);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    answers.unwrap_or_else(|last| panic!("{last}"));
+    assert!(without.contains("NOAUTH"), "{without}");
+}
+
 #[test]
 fn the_image_is_small_and_not_root() {
     let dockerfile = std::fs::read_to_string(root().join("Dockerfile")).unwrap();

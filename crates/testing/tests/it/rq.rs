@@ -135,12 +135,19 @@ fn a_queue_of_stock_workers_is_no_way_out_of_the_sandbox() {
     let settings =
         ClusterSettings { workers: 0, env: vec![("DURABLE_RQ_QUEUES".into(), queues)], ..ClusterSettings::default() };
     let cluster = Cluster::start(settings).unwrap();
-    for (start, queue, part) in [
-        ("legacy", "legacy", "--rq-queue does not list it"),
-        ("open", "open", "--rq-queue does not list it"),
-        ("default", "legacy", "only executions that are started in the queue legacy"),
+    let not_listed = "--rq-queue does not list it";
+    let not_named = "only executions that are started in the queue legacy, or whose start or deployment names it";
+    for (start, queue, named, part) in [
+        ("legacy", "legacy", &[][..], not_listed),
+        ("open", "open", &[], not_listed),
+        ("default", "legacy", &[], not_named),
+        ("default", "legacy", &["--allow-function", "*"], not_named),
+        ("default", "legacy", &["--allow-queue", "leg*"], not_named),
+        ("default", "legacy", &["--allow-queue", "other"], "nothing may be called in the queue legacy"),
+        ("default", "legacy", &["--allow-queue", "legacy"], not_listed),
     ] {
-        let output = cluster.complete(&path, &["--queue", start, "--input", &format!("queue=\"{queue}\"")]);
+        let input = format!("queue=\"{queue}\"");
+        let output = cluster.complete(&path, &[&["--queue", start, "--input", &input], named].concat());
         let said: Vec<String> = serde_json::from_str(&output).unwrap();
         assert!(said.len() == 4 && said.iter().all(|said| said.contains(part)), "{start} {queue}: {said:?}");
     }

@@ -90,8 +90,25 @@ pub(super) fn spawn(settings: &PythonSettings, folder: &Folder, mode: Mode) -> i
         command.env_remove(name);
     });
     let mut child = command.spawn()?;
+    if let Some(bytes) = settings.memory {
+        limit_memory(&child, bytes)?;
+    }
     let stdout = child.stdout.take().ok_or_else(|| io::Error::other("its pipe is closed"))?;
     Ok(Started { child, stdin: UnixStream::from_std(stdin)?, stdout, output: output.into() })
+}
+
+/// Its address space, and that of what it starts. It is set before the process is told what to import.
+#[cfg(target_os = "linux")]
+fn limit_memory(child: &Child, bytes: u64) -> io::Result<()> {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    rustix::process::prlimit(pid, Resource::As, limit)?;
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn limit_memory(_: &Child, _: u64) -> io::Result<()> {
+    Err(io::Error::other("only Linux limits the memory of another process"))
 }
 
 /// The group of a process and of what it has started, while it may be signalled.

@@ -47,6 +47,8 @@ pub struct PythonSettings {
     pub processes: usize,
     /// After how long without a call a process ends.
     pub idle: Duration,
+    /// Address space that a process may have, in bytes; on Linux only.
+    pub memory: Option<u64>,
 }
 
 impl Default for PythonSettings {
@@ -58,6 +60,7 @@ impl Default for PythonSettings {
             directory: None,
             processes: 8,
             idle: Duration::from_secs(300),
+            memory: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What functions see, and what becomes of them.
 
 mod crash;
+mod http;
 mod ordinary;
 mod output;
 mod python;

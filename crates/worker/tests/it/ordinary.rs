@@ -11,7 +11,7 @@ use durable_worker::{
 };
 use serde_json::json;
 
-use crate::python::python_with;
+use crate::{python::python_with, worker::call};
 
 const TASKS: &str = r#"
 import atexit
@@ -183,4 +183,21 @@ async fn processes_that_run_nothing_end_after_a_while() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     drop(host);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_wants_more_memory_than_its_process_may_have_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("greedy.py");
+    let text = "import durable\n\n@durable.function(retries=0)\ndef take(mib):\n    return len(bytes(mib << 20))\n";
+    fs::write(&file, text).unwrap();
+    let settings = PythonSettings { files: vec![file], memory: Some(1 << 30), ..PythonSettings::default() };
+    let host = PythonHost::start(settings).await.unwrap();
+    let mut registry = Registry::new();
+    host.offer(&mut registry);
+    let failure = call(&registry, "greedy.take", json!([2048]), json!({})).await.unwrap_err();
+    assert_eq!(failure.kind, "MemoryError");
+    assert_eq!(call(&registry, "greedy.take", json!([16]), json!({})).await.unwrap(), json!(16 << 20));
+    host.end().await;
 }

@@ -81,6 +81,21 @@ async def main(n: int):
     return value
 ";
 
+/// Turns that take a while, then several things that are waited for at once: to be paused in the middle.
+const BUSY: &str = "
+import asyncio
+from builtin import add
+
+async def main(n: int):
+    total = 0
+    for i in range(n):
+        for _ in range(60000):
+            pass
+        await asyncio.gather(asyncio.sleep(0.2), asyncio.sleep(0.3))
+        total = await add(total, i)
+    return total
+";
+
 /// Children, a task beside, a function that is given up while it runs, a signal.
 const LIFE: &str = "
 import asyncio
@@ -131,6 +146,15 @@ impl Load {
 
     pub(crate) fn count(&self) -> usize {
         self.with(<[Expected]>::len)
+    }
+
+    /// One of the last that were started.
+    pub(crate) fn recent(&self, random: &mut StdRng) -> Option<String> {
+        self.with(|started| {
+            let last = started.len().checked_sub(1)?;
+            let at = random.random_range(last.saturating_sub(4)..=last);
+            started.get(at).map(|expected| expected.id.clone())
+        })
     }
 
     pub(crate) fn noted(&self) -> Vec<String> {
@@ -210,7 +234,7 @@ fn signal(cluster: &Cluster, client: &reqwest::blocking::Client, id: &str) {
 }
 
 fn choose(random: &mut StdRng) -> (&'static str, Value, Value) {
-    match random.random_range(0..6) {
+    match random.random_range(0..7) {
         0 => {
             let (n, base) = (random.random_range(1..40_i64), random.random_range(0..1000_i64));
             (FAN_OUT, json!({"n": n, "base": base}), json!(n * base + n * (n - 1) / 2))
@@ -236,6 +260,10 @@ fn choose(random: &mut StdRng) -> (&'static str, Value, Value) {
             let n = random.random_range(1..4_i64);
             let children: Vec<i64> = (0..n).map(|i| n + i).collect();
             (LIFE, json!({"n": n}), json!([children, n, n + 1, {"go": true}]))
+        }
+        5 => {
+            let n = random.random_range(1..5_i64);
+            (BUSY, json!({"n": n}), json!(n * (n - 1) / 2))
         }
         _ => {
             let n = random.random_range(1..25_i64);

@@ -1,6 +1,8 @@
 //! Kills whatever can be killed while executions run, then checks what they came to.
 
+mod clients;
 mod faults;
+mod hostile;
 mod invariants;
 mod load;
 
@@ -20,6 +22,10 @@ use durable_testing::{Cluster, ClusterSettings, Proxy};
 
 /// Runs executions of mixed shape on a private cluster while it kills and stops processes, empties and restarts servers
 /// and cuts connections; then checks that every execution finished with the right output, recorded once.
+///
+/// Beside them run clients that hang up in the middle of a request or before its answer, keep hundreds of connections half
+/// open, and pause executions in the middle of turns; and hostile executions (names with NUL, names that are too long), each
+/// of which has to end with its sentence.
 #[derive(Debug, Parser)]
 #[command(
     name = "durable-chaos",
@@ -89,11 +95,26 @@ fn run(args: &Args) -> Result<bool, String> {
     invariants::watch(&cluster)?;
     say(format_args!("seed {}, {} s, {} workers, 2 orchestrators, fsync on", args.seed, args.seconds, args.workers));
     let stop = AtomicBool::new(false);
-    let (faults, begun) = thread::scope(|scope| {
+    let crowd = hostile::Crowd::default();
+    let (faults, begun, clients) = thread::scope(|scope| {
         let load = Arc::new(load::Load::new(args.seed));
         let submitting = scope.spawn({
             let (load, cluster, stop, rate) = (load.clone(), &cluster, &stop, args.rate);
             move || load.submit(cluster, stop, rate)
+        });
+        let attacking = scope.spawn({
+            let (crowd, cluster, stop) = (&crowd, &cluster, &stop);
+            move || crowd.submit(cluster, stop)
+        });
+        let visiting = scope.spawn({
+            let (load, cluster, stop) = (load.clone(), &cluster, &stop);
+            let mut clients = clients::Clients::new(args.seed);
+            move || {
+                if let Some(clients) = &mut clients {
+                    clients.run(cluster, &load, stop);
+                }
+                clients
+            }
         });
         let mut faults = faults::Faults::new(&cluster, postgres, redis, args.seed);
         let end = Instant::now() + Duration::from_secs(args.seconds);
@@ -103,19 +124,26 @@ fn run(args: &Args) -> Result<bool, String> {
         }
         stop.store(true, Ordering::Relaxed);
         faults.heal();
-        let _ = submitting.join();
+        let _ = (submitting.join(), attacking.join());
+        let clients = visiting.join().ok().flatten();
         let unfinished = load.until_finished(&cluster, &mut faults, SETTLE);
         say(format_args!(
             "{unfinished} of {} executions unfinished {} s after the last fault at most",
             load.count(),
             SETTLE.as_secs()
         ));
-        (faults, load)
+        (faults, load, clients)
     });
+    let clients = clients.ok_or("no clients")?;
     print("faults injected");
     faults.counts().iter().for_each(|(what, count)| print(format_args!("  {what:45} {count:>6}")));
+    print("clients beside");
+    clients.counts().iter().for_each(|(what, count)| print(format_args!("  {what:45} {count:>6}")));
+    print(format_args!("  {:45} {:>6}", "hostile executions", crowd.count()));
     print("invariants checked");
-    let checks = invariants::check(&cluster, &begun);
+    let mut checks = invariants::check(&cluster, &begun);
+    checks.extend(crowd.check(&cluster));
+    checks.extend(clients.check(&cluster));
     for check in &checks {
         let mark = if check.held { "held" } else { "BROKEN" };
         print(format_args!("  {:60} {mark:6}  {}", check.what, check.detail));

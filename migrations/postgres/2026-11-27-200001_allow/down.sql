@@ -1,0 +1,2 @@
+ALTER TABLE workflows DROP COLUMN allowed;
+ALTER TABLE origins DROP COLUMN allowed;
