@@ -86,7 +86,7 @@ pub fn check(name: &str, source: &str, known: &Known<'_>) -> Vec<CompileError> {
 pub fn forbidden(name: &str, source: &str, known: &Known<'_>, rights: Rights<'_>) -> Vec<CompileError> {
     let files = children::bundle(name, source, known.file);
     let own = entry::split_name(name).0;
-    turn::on_big_stack(|| {
+    thread::on_big_stack(|| {
         let mut found = lint::rights::forbidden(name, source, rights);
         let others = files.iter().filter(|(file, _)| *file != own);
         found.extend(others.flat_map(|(file, text)| lint::rights::forbidden(file, text, rights)));
