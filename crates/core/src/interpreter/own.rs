@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use unstable::MontyNode;
 
 use super::{
-    End, NewCall, NewChild, children, exception, layout,
+    End, NewCall, NewChild, allowance, children, exception, layout,
     plainly::plainly,
     prelude::{self, Module},
     turn::{Run, Stop, in_words},
@@ -77,6 +77,9 @@ impl Run<'_> {
     }
 
     fn answer(&mut self, name: &str, call: &FunctionCall) -> Result<Answer, Wrong> {
+        if let Some(why) = allowance::kind_of(name).and_then(|kind| self.why_not(kind)) {
+            return Err(Wrong(ExcType::RuntimeError, why));
+        }
         match name {
             "register" => self.register(call),
             "promise" => {

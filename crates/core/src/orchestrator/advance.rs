@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     Engine, Event, OrchestrationError,
     claim::Claimed,
+    limits,
     rebuild::{Rebuilt, rebuild},
 };
 use crate::{
@@ -33,7 +34,7 @@ pub async fn advance(engine: &Engine, claimed: &Claimed) -> Result<Step, Orchest
 
 /// One turn, off the async threads.
 async fn take(engine: &Engine, won: Arc<Won>, program: Arc<Program>) -> Result<Step, AdvanceError> {
-    let (offers, limits) = (engine.offers.clone(), engine.settings.limits);
+    let (offers, limits) = (engine.offers.clone(), limits::of_turn(engine, &won));
     let span = tracing::info_span!("advance", execution.id = %won.execution.id, epoch = won.execution.epoch.0);
     let run = move || {
         let _entered = span.entered();

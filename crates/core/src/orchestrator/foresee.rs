@@ -18,6 +18,7 @@ use crate::{
     id::{CallId, Epoch},
     interpreter::{Pause, Snapshot},
     model::{CallKind, ExecutionStatus, Outcome},
+    quota::Used,
     store::executions::Won,
 };
 
@@ -33,7 +34,7 @@ pub(super) struct Hot {
 }
 
 /// What is worth knowing of a pause, if it waits for one function call and nothing else.
-pub(super) fn keep(won: &Won, pause: &Pause) -> Option<Hot> {
+pub(super) fn keep(won: &Won, pause: &Pause, used: &Used) -> Option<Hot> {
     let [call] = pause.new_calls.as_slice() else { return None };
     if call.kind != CallKind::Function || call.abandoned || pause.waits_for_earlier {
         return None;
@@ -43,6 +44,7 @@ pub(super) fn keep(won: &Won, pause: &Pause) -> Option<Hot> {
         return None;
     }
     let mut won = Won { outcomes: Vec::new(), state: Some((pause.snapshot.clone(), base.clone())), ..won.clone() };
+    (won.by_time, won.execution.used) = (false, used.clone());
     won.execution.suspension += 1;
     won.execution.status = ExecutionStatus::Waiting;
     Some(Hot { call: call.id, won })

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     id::{CallId, Epoch, ExecutionId, WorkerId},
     model::{Attempt, Call, Execution, Failure, Json, LogLine, Parent},
+    quota::Used,
     time::Timestamp,
 };
 
@@ -24,6 +25,11 @@ pub(super) fn failure(column: &str) -> Result<Failure, StoreError> {
 pub(super) fn failure_text(failure: &Failure) -> String {
     let failure = &failure.clone().bounded();
     serde_json::to_string(failure).unwrap_or_else(|error| unreachable!("texts are always JSON: {error}"))
+}
+
+/// What an execution has used, as its column; none where that is nothing.
+pub(super) fn used_text(used: &Used) -> Option<String> {
+    if *used == Used::default() { None } else { serde_json::to_string(used).ok() }
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(column: &str) -> Result<T, StoreError> {
@@ -53,6 +59,9 @@ pub(super) struct ExecutionRow {
     deadline_at: Option<i64>,
     parent_execution_id: Option<String>,
     parent_call_id: Option<i64>,
+    used: Option<String>,
+    depth: i64,
+    root: Option<String>,
 }
 
 /// Output, error and progress of an execution, which may be large: read only for whoever shows them.
@@ -98,6 +107,14 @@ impl TryFrom<ExecutionRow> for Execution {
                 _ => None,
             },
             progress: None,
+            used: match row.used {
+                Some(text) => {
+                    serde_json::from_str(&text).map_err(|error| StoreError::Inconsistent(format!("used: {error}")))?
+                }
+                None => Used::default(),
+            },
+            depth: u64::try_from(row.depth).unwrap_or(0),
+            root: row.root.as_deref().map(parse::<ExecutionId>).transpose()?,
         })
     }
 }

@@ -2,7 +2,11 @@
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
-use super::{DbConnection, StoreError, executions::keep_source, files, schema::workflows};
+use super::{
+    DbConnection, StoreError,
+    files::{self, keep_source},
+    schema::workflows,
+};
 use crate::{
     id::check_name,
     interpreter::Program,
@@ -11,6 +15,9 @@ use crate::{
 };
 
 type Row = (String, i64, String, String, i64, Option<String>);
+
+/// How many versions of a name are kept. Nothing starts an older one.
+const VERSIONS: i64 = 100;
 
 fn deployed((name, version, file, source_hash, created_at, files): Row) -> Deployed {
     let files = files.map(Json);
@@ -27,12 +34,15 @@ pub fn deploy(
 ) -> Result<Deployed, StoreError> {
     check_name("the workflow", name).map_err(|invalid| StoreError::Refused(invalid.to_string()))?;
     let newest = newest(conn, name)?;
-    let files = files::keep(conn, files)?;
+    let files = files::keep(conn, files, now)?;
     let same = |newest: &Deployed| newest.source_hash == program.hash && newest.files == files;
     if let Some(newest) = newest.clone().filter(same) {
         return Ok(newest);
     }
-    keep_source(conn, &program.hash, &program.source)?;
+    keep_source(conn, &program.hash, &program.source, now)?;
+    if let Some(files) = &files {
+        files::tie(conn, files, &program.hash)?;
+    }
     let row: Row = (
         name.to_owned(),
         newest.map_or(1, |newest| newest.version + 1),
@@ -51,6 +61,8 @@ pub fn deploy(
             workflows::files.eq(&row.5),
         ))
         .execute(conn)?;
+    let old = workflows::table.filter(workflows::name.eq(name)).filter(workflows::version.le(row.1 - VERSIONS));
+    diesel::delete(old).execute(conn)?;
     Ok(deployed(row))
 }
 
