@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use durable_core::{allow::Allow, id::ExecutionId, store::DatabaseUrl};
-use durable_process::Logging;
+use durable_process::{Logging, Quotas};
 
 use crate::failure::wrong;
 
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Workflows(Workflows),
     /// Compile a workflow and say what it cannot do, without running it.
     Check(Check),
+    /// Delete executions that have ended, with all that belongs to them: those of these ids, or all that ended long ago.
+    Delete(Delete),
     /// Measure this machine: calls per second, latencies, commits per call.
     Bench(Bench),
 }
@@ -88,7 +90,7 @@ impl Store {
     }
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub(crate) struct Functions {
     /// A Python file whose functions the workflow calls; may be given several times. Without any,
     /// the files beside the workflow that it imports are taken.
@@ -100,6 +102,9 @@ pub(crate) struct Functions {
     /// The Python that runs the functions.
     #[arg(long, env = "DURABLE_PYTHON", default_value = "python3", value_name = "PROGRAM")]
     pub(crate) python: PathBuf,
+    /// What the execution may use.
+    #[command(flatten)]
+    pub(crate) quotas: Quotas,
     /// How many functions run at the same time [default: twice the processors, at least 4].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) concurrency: Option<u16>,
@@ -395,6 +400,21 @@ pub(crate) struct StartArgs {
 pub(crate) struct Migrate {
     #[command(flatten)]
     pub(crate) store: Store,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Delete {
+    /// The executions.
+    #[arg(required_unless_present = "ended_before", conflicts_with = "ended_before")]
+    pub(crate) ids: Vec<ExecutionId>,
+    /// All that ended so long ago, such as 90d.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ended_before: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: Store,
+    /// Print one JSON object: how many were deleted.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

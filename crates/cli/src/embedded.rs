@@ -7,6 +7,7 @@ use durable_core::{
     model::{Execution, ExecutionStatus},
     offers::Offers,
     orchestrator::{Engine, History, OrchestrationError, claim::claim, drive::drive, start::find},
+    quota::Quota,
     store::{
         Db,
         executions::{self, Whose},
@@ -90,10 +91,10 @@ impl Embedded {
         Ok(Self { engine: Arc::new(engine), registry, concurrency, progress })
     }
 
-    /// The same with another policy of which states are kept. Only before it runs.
-    pub(crate) fn keeping(mut self, history: History) -> Self {
+    /// The same with another policy of which states are kept, and other limits. Only before it runs.
+    pub(crate) fn keeping(mut self, history: History, quota: Quota) -> Self {
         if let Some(engine) = Arc::get_mut(&mut self.engine) {
-            engine.settings.history = history;
+            (engine.settings.history, engine.settings.quota) = (history, quota);
         }
         self
     }

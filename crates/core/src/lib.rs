@@ -11,6 +11,7 @@ pub mod model;
 pub mod offers;
 pub mod options;
 pub mod orchestrator;
+pub mod quota;
 pub mod retry;
 pub mod shown;
 pub mod state;

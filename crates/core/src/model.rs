@@ -8,6 +8,7 @@ use crate::{
     allow::Allow,
     id::{CallId, Epoch, ExecutionId, WorkerId},
     interpreter::value,
+    quota::Used,
     time::Timestamp,
 };
 
@@ -213,6 +214,22 @@ pub struct Execution {
     pub updated_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// What it has used of its limits.
+    #[serde(skip)]
+    pub used: Used,
+    /// How many parents are above it.
+    #[serde(skip)]
+    pub depth: u64,
+    /// The execution at the top of its tree, unless it is that itself.
+    #[serde(skip)]
+    pub root: Option<ExecutionId>,
+}
+
+impl Execution {
+    /// The execution at the top of its tree.
+    pub fn top(&self) -> &ExecutionId {
+        self.root.as_ref().unwrap_or(&self.id)
+    }
 }
 
 /// The call that waits for a child execution.

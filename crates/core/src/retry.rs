@@ -61,7 +61,16 @@ impl RetryPolicy {
         let seconds = self.initial.as_secs_f64() * self.factor.powi(exponent);
         let capped = seconds.min(self.max.as_secs_f64());
         let jittered = capped * (1.0 + self.jitter * (2.0 * luck - 1.0));
-        Some(Duration::try_from_secs_f64(jittered.max(0.0)).unwrap_or(self.max))
+        Some(Duration::try_from_secs_f64(jittered.max(0.0)).unwrap_or(self.max).max(floor(failed)))
+    }
+}
+
+/// The shortest wait, whatever the policy says: who has failed many times does not come back at once for ever.
+fn floor(failed: i64) -> Duration {
+    match failed {
+        ..10 => Duration::ZERO,
+        10..100 => Duration::from_millis(100),
+        100.. => Duration::from_secs(1),
     }
 }
 
@@ -84,6 +93,19 @@ mod tests {
         assert_eq!(RetryPolicy::never().wait(1, 0.5), None);
         let endless = RetryPolicy { max_attempts: i64::MAX, ..policy };
         assert_eq!(endless.wait(1_000_000, 0.5), Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_call_without_backoff_that_always_fails_slows_down() {
+        let zero = Duration::ZERO;
+        let hasty = RetryPolicy { max_attempts: i64::MAX, initial: zero, max: zero, ..RetryPolicy::default() };
+        let first_hundred: Duration = (1..=100).filter_map(|failed| hasty.wait(failed, 0.0)).sum();
+        assert_eq!(hasty.wait(9, 0.0), Some(zero));
+        assert_eq!(first_hundred, Duration::from_secs(10));
+        assert_eq!(hasty.wait(i64::MAX - 1, 0.0), Some(Duration::from_secs(1)));
+        let short = Duration::from_millis(200);
+        let sane = RetryPolicy { max_attempts: 50, initial: short, max: short, jitter: 0.0, ..hasty };
+        assert_eq!(sane.wait(49, 0.0), Some(short), "a short backoff is kept");
     }
 
     #[test]

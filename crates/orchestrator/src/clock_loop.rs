@@ -7,21 +7,20 @@ use std::{
 
 use durable_core::{
     orchestrator::{CLOCK_IDLE, Engine, OrchestrationError, rescue, timers},
-    store::{calls, executions, snapshots, workers},
+    store::{calls, executions},
     time::Timestamp,
 };
 use durable_queue::Bell;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::forget;
 
 /// The wait after a tick that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// How often the queue is swept: expired leases, and whether it has lost everything.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// How often the rows of workers that have died are removed.
-const FORGET: Duration = Duration::from_secs(600);
 
 /// How often a full queue is asked whether it has room, and how long a process waits that moves on as many executions as it
 /// can.
@@ -31,7 +30,8 @@ const FULL: Duration = Duration::from_millis(100);
 /// and looks again after a second in any case.
 pub async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     let mut bells = engine.queue.bells();
-    let mut clock = Clock { engine: &engine, swept: None, forgot: Instant::now(), full: Vec::new() };
+    let mut clock = Clock { engine: &engine, swept: None, full: Vec::new() };
+    let _forgets = AbortOnDropHandle::new(tokio::spawn(forget::run(engine.clone(), stop.clone())));
     while !stop.is_cancelled() {
         engine.ticks();
         // Registered before looking, so that a bell between the look and the sleep is heard.
@@ -68,7 +68,6 @@ async fn rung(bells: &mut Receiver<Bell>) {
 struct Clock<'a> {
     engine: &'a Arc<Engine>,
     swept: Option<Instant>,
-    forgot: Instant,
     /// Queues that have refused jobs; what waits for them is left in the database.
     full: Vec<String>,
 }
@@ -122,17 +121,6 @@ impl Clock<'_> {
         if swept.lost_everything {
             let pushed = rescue::push_everything(self.engine, now).await?;
             tracing::info!(calls = pushed, "the queue is empty or new: what was in it is pushed again");
-        }
-        if self.forgot.elapsed() > FORGET {
-            self.forgot = Instant::now();
-            // Only those that died say nothing before they go.
-            let before = Timestamp(
-                now.0.saturating_sub(i64::try_from(self.engine.settings.keep_history.as_micros()).unwrap_or(i64::MAX)),
-            );
-            self.engine.db.write_lazily(move |conn| {
-                workers::forget(conn, now)?;
-                snapshots::forget(conn, before).map(drop)
-            });
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 mod api;
 mod clock_loop;
 mod foreign;
+mod forget;
 mod program;
 
 pub use clock_loop::run;

@@ -4,6 +4,7 @@ mod exit;
 mod files;
 mod logging;
 mod owner;
+mod quotas;
 mod secrets;
 mod servers;
 mod signals;
@@ -13,6 +14,7 @@ pub use exit::{Coded, EXECUTION_FAILED, INTERRUPTED, NOT_THERE, SYSTEM, WRONG, n
 pub use files::open_files;
 pub use logging::{LogFormat, Logging};
 pub use owner::{Owner, host, look_up, named_process, this_process};
+pub use quotas::Quotas;
 pub use servers::{Servers, Timing};
 pub use signals::{asked_to_stop, stop_on_signals};
 pub use sizes::parse_size;

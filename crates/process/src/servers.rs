@@ -10,7 +10,7 @@ use durable_core::{
 };
 use durable_queue::{ForeignQueue, RedisQueue, RedisSettings};
 
-use super::wrong;
+use super::{Quotas, wrong};
 
 /// How often the clock is set by the database's.
 const SET_CLOCK: Duration = Duration::from_secs(60);
@@ -86,6 +86,12 @@ pub struct Timing {
     /// How long earlier states are kept.
     #[arg(long, value_name = "TIME", env = "DURABLE_KEEP_HISTORY", default_value = "7d", value_parser = duration)]
     pub keep_history: Duration,
+    /// Delete executions so long after they have ended, with all that belongs to them; otherwise they are kept.
+    #[arg(long, value_name = "TIME", env = "DURABLE_KEEP_ENDED", value_parser = duration)]
+    pub keep_ended: Option<Duration>,
+    /// What one execution may use.
+    #[command(flatten)]
+    pub quotas: Quotas,
 }
 
 fn history(text: &str) -> Result<History, String> {
@@ -112,6 +118,8 @@ impl Timing {
             push_again: self.push_again,
             history: self.history,
             keep_history: self.keep_history,
+            keep_ended: self.keep_ended,
+            quota: self.quotas.quota(),
             start: defaults.start.min(self.claim),
             look: defaults.look.min(self.claim),
             ..defaults

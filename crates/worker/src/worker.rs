@@ -398,8 +398,9 @@ impl Worker {
     /// for. What it wrote while it cleaned up is kept.
     async fn ended_unwanted(&self, lease: &Lease, of: &AttemptOf, log: &CallLog) -> Result<(), OrchestrationError> {
         let (execution, lines) = (of.execution.clone(), log.lines(of, self.engine.now()));
+        let most = self.engine.settings.quota.log;
         if !lines.is_empty()
-            && let Err(error) = self.engine.db.write(move |conn| logs::append(conn, &execution, &lines)).await
+            && let Err(error) = self.engine.db.write(move |conn| logs::append(conn, &execution, &lines, most)).await
         {
             tracing::debug!(%error, "the output of a cancelled attempt is not kept");
         }

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod control;
+mod delete;
 mod revive;
 mod run;
 mod start;
@@ -33,6 +34,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Deploy(args) => control::deploy(args).await,
         Command::Workflows(args) => control::workflows(args).await,
         Command::Check(args) => check::check(&args),
+        Command::Delete(args) => delete::delete(args).await,
         Command::Bench(args) => bench::bench(args).await,
     }
 }

@@ -102,7 +102,7 @@ pub(crate) async fn resume(args: args::Resume) -> anyhow::Result<ExitCode> {
 
 /// Goes on with an execution that this machine ran, with the functions that it had.
 pub(crate) async fn go_on(id: ExecutionId, target: args::Target, json: bool) -> anyhow::Result<ExitCode> {
-    let none = Functions { files: Vec::new(), modules: Vec::new(), python: "python3".into(), concurrency: None };
+    let none = Functions { files: Vec::new(), modules: Vec::new(), python: "python3".into(), ..Functions::default() };
     resume(args::Resume { id, functions: none, target, json }).await
 }
 
@@ -122,7 +122,7 @@ impl Session {
     fn embedded(&self, registry: Registry) -> anyhow::Result<Embedded> {
         let progress = Arc::new(Progress::new(self.json));
         Embedded::new(self.db.clone(), registry, self.functions.concurrency(), progress)
-            .map(|embedded| embedded.keeping(self.history))
+            .map(|embedded| embedded.keeping(self.history, self.functions.quotas.quota()))
     }
 
     /// Takes an execution over from the process that ran it, which must be dead.

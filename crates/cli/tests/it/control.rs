@@ -374,3 +374,46 @@ fn the_other_examples_do_what_they_say() {
     let output: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &output["status"], &output["parcels"][1]["signed_by"]), (Some(0), &json!("done"), &json!("Ada")));
 }
+
+#[test]
+fn what_has_ended_is_deleted_on_demand_and_nothing_else() {
+    let shell = Shell::new();
+    shell.write("done.py", "async def main():\n    return 1\n");
+    shell.write("waits.py", "import durable\nasync def main():\n    await durable.wait_signal('go')\n");
+    for id in ["one", "two", "three"] {
+        assert_eq!(shell.durable(&["run", "done.py", "--id", id]).code, Some(0));
+    }
+    let mut waiting = run(&shell, &["run", "waits.py", "--id", "open"]);
+    until(&shell, "open", "waiting");
+    let said = shell.durable(&["delete", "one", "open"]);
+    assert!(said.code == Some(2) && said.err.contains("hint: durable cancel open"), "{}", said.err);
+    let said = shell.durable(&["delete", "nobody"]);
+    assert_eq!(said.code, Some(4), "{}", said.err);
+    assert_eq!(shell.durable(&["show", "one"]).code, Some(0), "nothing was deleted");
+    let said = shell.durable(&["delete", "one", "--json"]);
+    assert_eq!((said.code, said.out.trim()), (Some(0), r#"{"deleted":1}"#), "{}", said.err);
+    assert_eq!(shell.durable(&["show", "one"]).code, Some(4));
+    let said = shell.durable(&["delete", "--ended-before", "1h", "--json"]);
+    assert_eq!((said.code, said.out.trim()), (Some(0), r#"{"deleted":0}"#), "{}", said.err);
+    let said = shell.durable(&["delete", "--ended-before", "0s", "--json"]);
+    assert_eq!((said.code, said.out.trim()), (Some(0), r#"{"deleted":2}"#), "{}", said.err);
+    assert_eq!(shell.durable(&["show", "open"]).code, Some(0));
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+}
+
+#[test]
+fn a_limit_of_one_run_is_an_option_and_a_variable() {
+    let shell = Shell::new();
+    shell.write(
+        "many.py",
+        "import asyncio\nasync def main():\n    for n in range(9):\n        await asyncio.sleep(0.001)\n",
+    );
+    assert_eq!(shell.durable(&["run", "many.py"]).code, Some(0));
+    let said = shell.durable(&["run", "many.py", "--limit", "calls=4"]);
+    assert!(said.code == Some(1) && said.err.contains("(--limit calls=4)"), "{}", said.err);
+    let variable = shell.command(&["run", "many.py"]).env("DURABLE_LIMITS", "calls=5,log=1MiB").output().unwrap();
+    assert!(String::from_utf8_lossy(&variable.stderr).contains("(--limit calls=5)"));
+    let said = shell.durable(&["run", "many.py", "--limit", "call=4"]);
+    assert!(said.code == Some(2) && said.err.contains("is no limit"), "{}", said.err);
+}

@@ -4,6 +4,7 @@
 //! clock, no database, no environment, so it can run anywhere, and again.
 
 mod advice;
+mod allowance;
 mod calendar;
 pub mod children;
 mod compile_error;
@@ -34,6 +35,7 @@ mod turn;
 pub mod value;
 mod waits;
 
+pub use allowance::Allowance;
 pub use compile_error::CompileError;
 pub use control::{Control, StopReason};
 pub use entry::{Entry, InputError, Parameter, ParameterKind, split_name};
@@ -48,7 +50,7 @@ use std::time::Duration;
 
 use crate::{
     id::{CallId, ExecutionId},
-    model::{CallKind, Failure, Json, Stream, Wake},
+    model::{CallKind, Failure, Json, Stream, Wake, bounded},
     options::CallOptions,
 };
 
@@ -62,11 +64,13 @@ pub struct Limits {
     pub memory: usize,
     /// What a turn may print before the rest is dropped, in bytes.
     pub log: usize,
+    /// What it may ask for.
+    pub allowance: Allowance,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { turn: Duration::from_secs(5), memory: 1 << 30, log: 1 << 20 }
+        Self { turn: Duration::from_secs(5), memory: 1 << 30, log: 1 << 20, allowance: Allowance::default() }
     }
 }
 
@@ -178,6 +182,19 @@ impl NewCall {
             child: None,
             abandoned: false,
         }
+    }
+
+    /// The same with arguments as people look at them: for a call that nobody will ever run.
+    #[must_use]
+    pub(crate) fn in_short(mut self) -> Self {
+        const MOST: usize = 4 << 10;
+        if self.args.0.len() > MOST {
+            self.args = Json::from(&serde_json::json!([bounded(self.args.0, MOST)]));
+        }
+        if self.kwargs.0.len() > MOST {
+            self.kwargs = Json::from(&serde_json::json!({ "…": bounded(self.kwargs.0, MOST) }));
+        }
+        self
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use unstable::MontyNode;
 
 use super::{
-    End, NewCall, NewChild, children,
+    End, NewCall, NewChild, allowance, children,
     entry::split_name,
     exception, layout,
     plainly::plainly,
@@ -84,6 +84,9 @@ impl Run<'_> {
     }
 
     fn answer(&mut self, name: &str, call: &FunctionCall) -> Result<Answer, Wrong> {
+        if let Some(why) = allowance::kind_of(name).and_then(|kind| self.why_not(kind)) {
+            return Err(Wrong(ExcType::RuntimeError, why));
+        }
         match name {
             "register" => self.register(call),
             "promise" => {

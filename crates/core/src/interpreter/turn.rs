@@ -324,6 +324,9 @@ impl<'a> Run<'a> {
             let error = MontyException::new(ExcType::PermissionError, Some(why));
             return Ok(call.resume(error, self.log.writer())?);
         }
+        if let Some(error) = self.too_many(CallKind::Function) {
+            return Ok(call.resume(error, self.log.writer())?);
+        }
         match arguments(self, &call.args) {
             Ok((args, kwargs)) => {
                 let line = self.line(&call.position);
@@ -383,6 +386,9 @@ impl<'a> Run<'a> {
     fn sleep(&mut self, delay: Duration, call: OsCall) -> Result<RunProgress, Stop> {
         if delay.is_zero() {
             return Ok(call.resume(MontyObject::none(), self.log.writer())?);
+        }
+        if let Some(error) = self.too_many(CallKind::Timer) {
+            return Ok(call.resume(error, self.log.writer())?);
         }
         let id = call.call_id;
         let line = self.line(&call.position);

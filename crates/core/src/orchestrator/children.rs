@@ -80,13 +80,15 @@ pub(super) fn begin(
         due_at: now,
         deadline_at: inherited.into_iter().chain(own).min(),
         parent: (!child.detached).then(|| Parent { execution_id: parent.id.clone(), call_id: call.id }),
+        depth: parent.depth + 1,
+        root: Some(parent.top().clone()),
         secret: secret_of(secret, &id),
         id: id.clone(),
         allowed,
     };
     if !executions::insert(conn, &new)? {
         // To be found by whoever begins it again.
-        executions::keep_source(conn, &new.source_hash, &new.source)?;
+        executions::keep_source(conn, &new.source_hash, &new.source, now)?;
         return failed("RuntimeError", format!("execution {id} exists already: choose another id= for the child"));
     }
     Ok(child.detached.then(|| Outcome::Completed(Json::from(&serde_json::Value::from(id.as_str())))))

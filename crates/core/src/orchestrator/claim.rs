@@ -92,7 +92,7 @@ impl Held {
         if calls::settle(conn, &attempted.of, &attempted.outcome, claim.now)?.is_none() {
             return Ok(false);
         }
-        logs::append(conn, &attempted.of.execution, &attempted.log)?;
+        logs::append(conn, &attempted.of.execution, &attempted.log, claim.log)?;
         executions::claim_at(conn, &self.fence, &claim.worker, claim.now, claim.until)
     }
 
@@ -112,6 +112,8 @@ pub(super) struct Claim {
     pub(super) worker: WorkerId,
     pub(super) now: Timestamp,
     pub(super) until: Timestamp,
+    /// How long the log of an execution may become.
+    pub(super) log: u64,
     /// Whoever is asked here only leaves word: a clock elsewhere claims.
     leaves_word: bool,
     /// The process whose executions this one runs by itself, if it does: itself.
@@ -126,7 +128,8 @@ impl Claim {
             Whose::Run(runner) => Some(runner.clone()),
             Whose::Served => None,
         };
-        Self { worker: engine.worker.clone(), now, until, leaves_word: !engine.advances, runner }
+        let log = engine.settings.quota.log;
+        Self { worker: engine.worker.clone(), now, until, log, leaves_word: !engine.advances, runner }
     }
 
     /// The same for this execution: one that another process runs, with a queue of its own, is left to that.

@@ -7,7 +7,7 @@ use super::{
     advance::advance,
     claim::{Claimed, claim},
     dispatch::dispatch,
-    finish::{Finished, again, finish},
+    finish::{Anew, Finished, again, finish},
     pause::{Paused, TurnOutput, log_lines, look_again, pause},
     timers::WORKER_LOST,
 };
@@ -163,8 +163,11 @@ async fn write(engine: &Engine, claimed: Claimed, step: Step) -> Result<Turned, 
         End::Finish { output: value, abandoned } => end(engine, claimed, Ok(value), abandoned, output).await,
         End::Fail { failure, abandoned } => end(engine, claimed, Err(failure), abandoned, output).await,
         End::Again { inputs, first_call } => {
-            let begun = again(engine, claimed, inputs, CallId(first_call), output).await?;
-            Ok(if begun { Turned::Again } else { Turned::Lost })
+            Ok(match again(engine, claimed, inputs, CallId(first_call), output).await? {
+                Some(Anew::Now) => Turned::Again,
+                Some(Anew::Later) => Turned::Waits { look: false },
+                None => Turned::Lost,
+            })
         }
         End::Pause(waiting) => match pause(engine, claimed, waiting, output).await? {
             Some(Paused { work, look_again }) => {
@@ -186,7 +189,7 @@ async fn shelve(engine: &Engine, claimed: Claimed, why: &AdvanceError) -> Result
         if !held.secure(conn)? || !control::shelve(conn, &held.fence, now)? {
             return Ok(false);
         }
-        logs::append(conn, &held.fence.id, &log)?;
+        logs::append(conn, &held.fence.id, &log, u64::MAX)?;
         Ok(true)
     });
     Ok(if shelved.await? { Turned::Waits { look: false } } else { Turned::Lost })

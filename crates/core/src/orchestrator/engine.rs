@@ -23,6 +23,7 @@ use crate::{
     interpreter::{AdvanceError, CompileError, InputError, Limits, Program},
     model::ExecutionStatus,
     offers::Offers,
+    quota::Quota,
     store::{
         Db, StoreError,
         executions::{self, Whose},
@@ -149,6 +150,10 @@ pub struct Settings {
     pub history: History,
     /// How long earlier states are kept.
     pub keep_history: Duration,
+    /// How long executions are kept that have ended; none: until somebody deletes them.
+    pub keep_ended: Option<Duration>,
+    /// What one execution may use.
+    pub quota: Quota,
 }
 
 /// Which states of executions are kept.
@@ -175,6 +180,8 @@ impl Default for Settings {
             limits: Limits::default(),
             history: History::Last,
             keep_history: Duration::from_secs(7 * 86_400),
+            keep_ended: None,
+            quota: Quota::default(),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         calls::{self, Insertion, Seen},
         control,
         executions::{self, Ending},
-        logs, signals, snapshots,
+        logs, retention, signals, snapshots,
     },
     time::Timestamp,
 };
@@ -55,14 +55,15 @@ pub async fn finish(
     let TurnOutput { log, progress, .. } = output;
     let log = Arc::new(log);
     let (e, l, key, h, claim) = (ending.clone(), log.clone(), id.clone(), held.clone(), Claim::of(engine));
-    let drops = engine.settings.history == History::None;
+    let (drops, most_log) = (engine.settings.history == History::None, engine.settings.quota.log);
+    let abandoned: Vec<NewCall> = abandoned.into_iter().map(NewCall::in_short).collect();
     engine.keep_hot(&id, None);
     let ended = engine.db.write(move |conn| {
         if !h.secure(conn)? || !executions::end(conn, &h.fence, &e, now)? {
             return Ok(None);
         }
         calls::mark_delivered(conn, &h.fence, &delivered)?;
-        let at = Insertion { execution: &key, suspension, queue: &queue, now, push_again: now };
+        let at = Insertion { execution: &key, suspension, queue: &queue, now, push_again: now, not_before: now };
         calls::insert(conn, at, &abandoned)?;
         // What it gave up in this turn it waits for again, should it be retried.
         let jobs = calls::cancel_open(conn, &key, Seen::ByNobody, now)?;
@@ -73,7 +74,7 @@ pub async fn finish(
         if drops {
             snapshots::drop_last(conn, &key)?;
         }
-        logs::append(conn, &key, &l)?;
+        logs::append(conn, &key, &l, most_log)?;
         note_untaken_signals(conn, &key, now)?;
         let next = match &won.execution.parent {
             Some(parent) => children::report(conn, &key, parent, &e, &claim)?.map(|next| (parent.clone(), next)),
@@ -104,15 +105,18 @@ pub async fn finish(
     Ok(Some(Finished { parent }))
 }
 
-/// Begins a claimed execution anew, without its past. False when the claim was lost.
+/// Begins a claimed execution anew, without its past. None when the claim was lost.
 pub async fn again(
     engine: &Engine,
     claimed: Claimed,
     inputs: Json,
     first_call: CallId,
     output: TurnOutput,
-) -> Result<bool, OrchestrationError> {
+) -> Result<Option<Anew>, OrchestrationError> {
     let (now, id, held) = (engine.now(), claimed.id().clone(), claimed.fence());
+    let (quota, mut used) = (engine.settings.quota, claimed.won().execution.used.clone());
+    let begins = used.begin_anew(&quota, now);
+    let told = output.taken(claimed.won());
     let TurnOutput { log, progress, withdrawn, .. } = output;
     let log = Arc::new(log);
     let (key, h, l) = (id.clone(), held.clone(), log.clone());
@@ -121,28 +125,44 @@ pub async fn again(
         if !h.secure(conn)? {
             return Ok(None);
         }
-        if !control::again(conn, &h.fence, (&inputs, first_call), now)? {
+        if !control::again(conn, &h.fence, (&inputs, first_call), (&used, begins), now)? {
             return Ok(None);
         }
         control::request_cancel_of_children(conn, &key, now)?;
+        // What this life was told is not the next one's.
+        calls::mark_delivered(conn, &h.fence, &told)?;
         calls::give_up(conn, &key, &withdrawn, now)?;
         signals::give_back(conn, &key, &withdrawn, now)?;
         // What came while this turn ran is for the next life.
         signals::give_back_untold(conn, &key, now)?;
         let jobs = calls::cancel_open(conn, &key, Seen::ByNobody, now)?;
         control::forget_past(conn, &key)?;
-        logs::append(conn, &key, &l)?;
+        retention::former_life(conn, &key, quota.log, now)?;
+        logs::append(conn, &key, &l, quota.log)?;
         if let Some(progress) = &progress {
             executions::set_progress(conn, &key, progress)?;
         }
         Ok(Some(jobs))
     });
-    let Some(jobs) = begun.await? else { return Ok(false) };
+    let Some(jobs) = begun.await? else { return Ok(None) };
     held.observe(engine);
     tracing::info!(execution.id = %id, "begins anew");
     engine.observe(Event::Again { execution: &id, log: &log });
     cancel::withdraw(engine, &id, jobs);
-    Ok(true)
+    if begins <= now {
+        return Ok(Some(Anew::Now));
+    }
+    engine.sooner(begins.since(now));
+    Ok(Some(Anew::Later))
+}
+
+/// When an execution that begins anew does so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anew {
+    /// At once.
+    Now,
+    /// Its clock lets it: it has begun too often lately.
+    Later,
 }
 
 /// Whoever sent something wants to know that it had no effect.
@@ -159,7 +179,7 @@ pub(super) fn note_untaken_signals(
         |(name, count): (&String, &i64)| if *count == 1 { name.clone() } else { format!("{name} ({count} times)") };
     let names: Vec<String> = untaken.iter().map(count).collect();
     let text = format!("it ended without taking these signals: {}\n", names.join(", "));
-    logs::append(conn, id, &log_lines(vec![(Stream::Stderr, text)], now))
+    logs::append(conn, id, &log_lines(vec![(Stream::Stderr, text)], now), u64::MAX)
 }
 
 /// How an exception that ended a workflow ends its execution.

@@ -18,6 +18,7 @@ use crate::{
     id::{CallId, Epoch},
     interpreter::{Pause, Snapshot},
     model::{CallKind, ExecutionStatus, Json, Outcome},
+    quota::Used,
     store::executions::Won,
 };
 
@@ -41,7 +42,7 @@ impl Hot {
 }
 
 /// What is worth knowing of a pause, if it waits for one function call and nothing else.
-pub(super) fn keep(won: &Won, pause: &Pause) -> Option<Hot> {
+pub(super) fn keep(won: &Won, pause: &Pause, used: &Used) -> Option<Hot> {
     let [call] = pause.new_calls.as_slice() else { return None };
     if call.kind != CallKind::Function || call.abandoned || pause.waits_for_earlier {
         return None;
@@ -58,6 +59,7 @@ pub(super) fn keep(won: &Won, pause: &Pause) -> Option<Hot> {
         state: Some((pause.snapshot.clone(), base.clone())),
         ..won.clone()
     };
+    (won.by_time, won.execution.used) = (false, used.clone());
     won.execution.suspension += 1;
     won.execution.status = ExecutionStatus::Waiting;
     Some(Hot { call: call.id, won })

@@ -239,7 +239,7 @@ async fn carry_out(engine: &Engine, plan: &Arc<Plan>, code: &NewCode) -> Result<
             None => Vec::new(),
         };
         let text = format!("its code is version {} now: {} {}\n", p.version, c.program.name, &c.program.hash[..12]);
-        logs::append(conn, &found.id, &log_lines(vec![(Stream::Stderr, text)], now))?;
+        logs::append(conn, &found.id, &log_lines(vec![(Stream::Stderr, text)], now), u64::MAX)?;
         Ok(Some(withdrawn))
     });
     let Some(withdrawn) = done.await? else { return Ok(false) };

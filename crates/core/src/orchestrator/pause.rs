@@ -7,11 +7,13 @@ use super::{
     children::{self, AT_ONCE},
     claim::{Claim, Claimed},
     foresee,
+    limits::{self, Room},
 };
 use crate::{
     id::{CallId, ExecutionId},
     interpreter::{NewCall, Pause},
     model::{CallKind, Failure, Json, LogLine, Outcome, Stream},
+    quota::Quota,
     store::{
         DbConnection, StoreError, callbacks,
         calls::{self, AttemptOf, Insertion, Withdrawn, Work},
@@ -54,15 +56,19 @@ pub async fn pause(
     let due_at = look.into_iter().chain(won.execution.deadline_at).min();
     let push_again = now.after(engine.settings.push_again);
     let keeps = engine.settings.history == History::All;
-    let unlisted = unlisted(engine, &won, &pause);
+    let weighed = limits::weigh(engine, &won, &pause, now).await?;
+    let (mut unlisted, quota) = (unlisted(engine, &won, &pause), engine.settings.quota);
+    unlisted.extend(weighed.refused);
+    let (used, not_before) = (weighed.used, weighed.not_before);
     let pause = Arc::new(pause);
     let TurnOutput { log, progress, withdrawn, .. } = output;
     let log = Arc::new(log);
     let (p, l, key, q, h, w) = (pause.clone(), log.clone(), id.clone(), queue.clone(), held.clone(), won.clone());
-    let refused = unlisted.clone();
+    let (refused, spent) = (unlisted.clone(), used.clone());
     engine.keep_hot(&id, None);
     let saved = engine.db.write(move |conn| {
-        let pausing = Pausing { snapshot: &p.snapshot, base: p.base.as_ref(), due_at, progress: progress.as_ref() };
+        let pausing =
+            Pausing { snapshot: &p.snapshot, base: p.base.as_ref(), due_at, progress: progress.as_ref(), used: &spent };
         // First, because it is the fence.
         if !h.secure(conn)? {
             return Ok(None);
@@ -70,9 +76,9 @@ pub async fn pause(
         let Some(asked) = executions::pause(conn, &h.fence, pausing, now)? else { return Ok(None) };
         calls::mark_delivered(conn, &h.fence, &delivered)?;
         calls::rewake(conn, &key, &p.rewoken)?;
-        let at = Insertion { execution: &key, suspension, queue: &q, now, push_again };
+        let at = Insertion { execution: &key, suspension, queue: &q, now, push_again, not_before };
         calls::insert(conn, at, &p.new_calls)?;
-        let mut woken = begin(conn, &w, &p, now)?;
+        let mut woken = begin(conn, &w, &p, quota, now)?;
         woken |= refuse(conn, &key, &refused, now)?;
         let (mut jobs, returned) = give_up(conn, &key, &withdrawn, now)?;
         woken |= hand_out_signals(conn, &key, &p.new_calls, returned, now)?;
@@ -83,7 +89,7 @@ pub async fn pause(
         if keeps {
             snapshots::keep(conn, &h.fence, suspension, &p.snapshot, now)?;
         }
-        logs::append(conn, &key, &l)?;
+        logs::append(conn, &key, &l, quota.log)?;
         Ok(Some((woken, jobs)))
     });
     let Some((woken, jobs)) = saved.await? else {
@@ -91,7 +97,7 @@ pub async fn pause(
         return Ok(None);
     };
     cancel::withdraw(engine, &id, jobs);
-    engine.keep_hot(&id, foresee::keep(&won, &pause).filter(|_| !woken));
+    engine.keep_hot(&id, foresee::keep(&won, &pause, &used).filter(|_| !woken));
     held.observe(engine);
     let at_once = |call: &&NewCall| matches!(call.kind, CallKind::Child | CallKind::Send | CallKind::Drain);
     let children = pause.new_calls.iter().filter(at_once).map(|_| AT_ONCE);
@@ -153,10 +159,11 @@ fn refuse(
 }
 
 /// Begins what is neither a function's nor the clock's: tokens, children. Answers whether any call has its outcome already.
-fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, now: Timestamp) -> Result<bool, StoreError> {
+fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, quota: Quota, now: Timestamp) -> Result<bool, StoreError> {
     let mut woken = false;
     let starts_children = pause.new_calls.iter().any(|call| call.child.is_some());
     let files = if starts_children { files::of(conn, &won.execution.id)? } else { None };
+    let mut room = if starts_children { Some(Room::of(conn, won, quota)?) } else { None };
     let parent =
         children::Of { execution: &won.execution, secret: &won.secret, files: files.as_ref(), allowed: &won.allowed };
     for call in pause.new_calls.iter().filter(|call| !call.abandoned) {
@@ -168,7 +175,10 @@ fn begin(conn: &mut DbConnection, won: &Won, pause: &Pause, now: Timestamp) -> R
                 None
             }
             CallKind::Child => match &call.child {
-                Some(child) => children::begin(conn, &parent, call, child, now)?,
+                Some(child) => match room.as_mut().map_or(Ok(()), Room::take) {
+                    Ok(()) => children::begin(conn, &parent, call, child, now)?,
+                    Err(failure) => Some(Outcome::Failed(failure)),
+                },
                 None => None,
             },
         };

@@ -164,7 +164,7 @@ fn copy(
     }
     let (workflow, source, source_hash, files) = match &forking.with {
         Some(NewCode { program, files, .. }) => {
-            (program.name.clone(), program.source.clone(), program.hash.clone(), files::keep(conn, files)?)
+            (program.name.clone(), program.source.clone(), program.hash.clone(), files::keep(conn, files, now)?)
         }
         None => (workflow, executions::source(conn, &source_hash)?.unwrap_or_default(), source_hash, files),
     };
@@ -186,6 +186,8 @@ fn copy(
         due_at: now,
         deadline_at: None,
         parent: None,
+        depth: 0,
+        root: None,
         secret: secret.to_owned(),
         allowed: executions::allowed(conn, from)?,
     };

@@ -138,13 +138,13 @@ fn record(
         if !calls::retry(conn, of, now.after(wait))? {
             return Ok(Verdict::Ignored);
         }
-        record_failure(conn, attempted, failure, now)?;
+        record_failure(conn, attempted, failure, claim)?;
         return Ok(Verdict::Retrying(wait));
     }
     let Some(next) = settle_in(conn, of, &attempted.outcome, claim)? else { return Ok(Verdict::Ignored) };
     match &attempted.outcome {
-        Outcome::Failed(failure) => record_failure(conn, attempted, failure, now)?,
-        Outcome::Completed(_) | Outcome::Cancelled => logs::append(conn, &of.execution, &attempted.log)?,
+        Outcome::Failed(failure) => record_failure(conn, attempted, failure, claim)?,
+        Outcome::Completed(_) | Outcome::Cancelled => logs::append(conn, &of.execution, &attempted.log, claim.log)?,
     }
     Ok(Verdict::Settled(next))
 }
@@ -191,7 +191,7 @@ fn next_attempt(
         Retry::No => None,
         Retry::By(policy) => {
             let (failed, _) = calls::failed_attempts(conn, &attempted.of)?;
-            let budget = calls::budget(conn, &attempted.of)?;
+            let Some(budget) = calls::budget(conn, &attempted.of)? else { return Ok(None) };
             let policy = budget.options.over(policy.clone());
             if matches!(&attempted.outcome, Outcome::Failed(failure) if policy.is_final(failure)) {
                 return Ok(None);
@@ -211,12 +211,12 @@ fn record_failure(
     conn: &mut DbConnection,
     attempted: &Attempted,
     failure: &Failure,
-    now: Timestamp,
+    claim: &Claim,
 ) -> Result<(), StoreError> {
     let lost = matches!(attempted.retry, Retry::Lost);
-    let times = (attempted.started_at, now);
+    let times = (attempted.started_at, claim.now);
     calls::insert_attempt(conn, &attempted.of, attempted.worker.as_ref(), failure, lost, times)?;
-    logs::append(conn, &attempted.of.execution, &attempted.log)
+    logs::append(conn, &attempted.of.execution, &attempted.log, claim.log)
 }
 
 /// Claims an execution when no call of the group is unsettled. Called after the settle's commit,

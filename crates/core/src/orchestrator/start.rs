@@ -100,6 +100,8 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
         due_at: now.after(engine.settings.start),
         deadline_at: start.deadline.map(|time| now.after(time)),
         parent: None,
+        depth: 0,
+        root: None,
         secret: secret(),
         allowed: start.allowed,
     };
@@ -114,7 +116,7 @@ pub async fn start(engine: &Engine, start: Start) -> Result<Started, Orchestrati
             {
                 executions::delete(conn, &new.id)?;
             }
-            files::keep(conn, &texts)?;
+            files::keep(conn, &texts, now)?;
             executions::insert(conn, &new)
         })
     };

@@ -19,6 +19,7 @@ use super::{
     Engine,
     claim::Claimed,
     lanes::{LANES, LONG, Lane},
+    limits,
 };
 use crate::{
     allow::Rights,
@@ -73,7 +74,7 @@ impl Running {
         let (tell, step) = channel();
         let control = Arc::new(if exact { Control::exact() } else { Control::default() });
         let (won, program, seen) = (won.clone(), program.clone(), control.clone());
-        let (offers, limits) = (engine.offers.clone(), engine.settings.limits);
+        let (offers, limits) = (engine.offers.clone(), limits::of_turn(engine, &won));
         let span = tracing::info_span!("advance", execution.id = %won.execution.id, epoch = won.execution.epoch.0);
         interpreter::begin(move || {
             let _entered = span.entered();

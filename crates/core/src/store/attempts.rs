@@ -85,19 +85,26 @@ pub fn insert_attempt(
             attempts::finished_at.eq(now.0),
         ))
         .execute(conn)?;
+    if lost {
+        let call = calls::table.find((of.execution.as_str(), i64::from(of.call.0)));
+        diesel::update(call).set(calls::lost.eq(calls::lost + 1)).execute(conn)?;
+    }
+    if of.number - LAST_KEPT > FIRST_KEPT {
+        let old = (of.execution.as_str(), i64::from(of.call.0), of.number - LAST_KEPT);
+        diesel::delete(attempts::table.find(old)).execute(conn)?;
+    }
     Ok(())
 }
 
-/// How many attempts of a call have failed: those that count, and those whose worker was lost.
+/// Of a call's failed attempts the first and the last ones are kept.
+const FIRST_KEPT: i64 = 10;
+const LAST_KEPT: i64 = 90;
+
+/// How many attempts of a call have failed before this one: those that count, and those whose worker was lost.
 pub fn failed_attempts(conn: &mut DbConnection, of: &AttemptOf) -> Result<(i64, i64), StoreError> {
-    let flags: Vec<bool> = attempts::table
-        .filter(attempts::execution_id.eq(of.execution.as_str()))
-        .filter(attempts::call_id.eq(i64::from(of.call.0)))
-        .select(attempts::lost)
-        .load(conn)?;
-    let lost = flags.iter().filter(|lost| **lost).count();
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    Ok((count(flags.len() - lost), count(lost)))
+    let call = calls::table.find((of.execution.as_str(), i64::from(of.call.0)));
+    let lost: i64 = call.select(calls::lost).first(conn).optional()?.unwrap_or(0);
+    Ok((of.number - 1 - lost, lost))
 }
 
 /// Why earlier attempts of a call failed, and whether that was by the loss of a worker or process.
@@ -121,13 +128,18 @@ pub struct Budget {
     pub forgiven: i64,
 }
 
-/// What a call may still be attempted for.
-pub fn budget(conn: &mut DbConnection, of: &AttemptOf) -> Result<Budget, StoreError> {
-    let (function, options, deadline, forgiven): (String, Option<String>, Option<i64>, i64) = calls::table
+/// What a call may still be attempted for; none when it is gone.
+pub fn budget(conn: &mut DbConnection, of: &AttemptOf) -> Result<Option<Budget>, StoreError> {
+    type Row = (String, Option<String>, Option<i64>, i64);
+    let row: Option<Row> = calls::table
         .find((of.execution.as_str(), i64::from(of.call.0)))
         .select((calls::function, calls::options, calls::deadline_at, calls::forgiven))
-        .first(conn)?;
-    Ok(Budget { options: read_options(&function, options)?, deadline: deadline.map(Timestamp), forgiven })
+        .first(conn)
+        .optional()?;
+    row.map(|(function, options, deadline, forgiven)| {
+        Ok(Budget { options: read_options(&function, options)?, deadline: deadline.map(Timestamp), forgiven })
+    })
+    .transpose()
 }
 
 pub(super) fn read_options(function: &str, column: Option<String>) -> Result<CallOptions, StoreError> {

@@ -24,7 +24,7 @@ use super::{
     DbConnection, StoreError, children,
     claims::Due,
     executions::{Fence, Whose},
-    pushes,
+    heads,
     rows::{self, CallRow, failure_text},
     schema::{calls, executions},
 };
@@ -106,14 +106,18 @@ pub struct Insertion<'a> {
     pub now: Timestamp,
     /// When a function call is pushed again, if no worker has begun it.
     pub push_again: Timestamp,
+    /// Before when no time ends, however short it is.
+    pub not_before: Timestamp,
 }
 
 /// Inserts calls.
 pub fn insert(conn: &mut DbConnection, at: Insertion<'_>, new: &[NewCall]) -> Result<(), StoreError> {
     let due = |call: &NewCall, deadline: Option<Timestamp>| match call.kind {
         CallKind::Function => Some(deadline.map_or(at.push_again, |deadline| deadline.min(at.push_again))),
-        CallKind::Timer | CallKind::Signal | CallKind::Callback => call.delay.map(|delay| at.now.after(delay)),
-        CallKind::Send | CallKind::Drain => Some(at.now),
+        CallKind::Timer | CallKind::Signal | CallKind::Callback => {
+            call.delay.map(|delay| at.now.after(delay).max(at.not_before))
+        }
+        CallKind::Send | CallKind::Drain => Some(at.now.max(at.not_before)),
         CallKind::Child => None,
     };
     let deadline = |call: &NewCall| match call.kind {
@@ -355,8 +359,22 @@ pub fn overdue(conn: &mut DbConnection, execution: &ExecutionId, now: Timestamp)
     rows.into_iter().map(Call::try_from).collect()
 }
 
-/// Outcomes that came in, and when the last of them did.
-pub(super) type Undelivered = (Vec<(CallId, Outcome)>, Option<Timestamp>);
+/// Outcomes that came in.
+pub(super) struct Undelivered {
+    /// In order.
+    pub(super) outcomes: Vec<(CallId, Outcome)>,
+    /// When the last of them did.
+    pub(super) last: Option<Timestamp>,
+    /// Whether nothing but time has led to some of them.
+    pub(super) by_time: bool,
+}
+
+/// Whether a call of this kind that ended so did by nothing but the time, or by the clock at once.
+fn is_by_time(kind: &str, status: &str) -> bool {
+    let is = |known: CallKind| known.as_str() == kind;
+    let waited = is(CallKind::Signal) || is(CallKind::Callback);
+    is(CallKind::Timer) || is(CallKind::Send) || is(CallKind::Drain) || waited && status == CallStatus::Failed.as_str()
+}
 
 /// Settled calls that no advance has delivered, in the order in which they ended: a wait that ran out at its instant, however
 /// late somebody came to it.
@@ -377,13 +395,14 @@ pub(super) fn undelivered(conn: &mut DbConnection, execution: &ExecutionId) -> R
         ))
         .load(conn)?;
     let last = rows.iter().filter_map(|row| row.5).max().map(Timestamp);
+    let by_time = rows.iter().any(|(_, kind, status, ..)| is_by_time(kind, status));
     rows.sort_by_key(|(id, kind, .., completed, deadline)| (ended(kind, *completed, *deadline), *id));
     let outcomes = rows.into_iter().map(|(id, _, status, result, error, ..)| {
         let outcome = outcome(&status, result, error)
             .map_err(|error| StoreError::Inconsistent(format!("call {id} of {execution}: {error}")))?;
         Ok((rows::call_id(id)?, outcome))
     });
-    Ok((outcomes.collect::<Result<_, StoreError>>()?, last))
+    Ok(Undelivered { outcomes: outcomes.collect::<Result<_, StoreError>>()?, last, by_time })
 }
 
 /// When a settled call ended. The clock may come to a timer late, which then fired at its instant all the same.
@@ -505,30 +524,9 @@ pub fn next_due(conn: &mut DbConnection, whose: &Whose, full: &[String]) -> Resu
             .first(conn)
             .optional()?,
     };
-    let mut next = vec![soonest.flatten()];
-    for queue in pushes::queues(conn)?.iter().filter(|queue| !full.contains(queue)) {
-        let to_push = calls::table
-            .filter(is_to_push())
-            .filter(calls::queue.eq(queue))
-            .order((calls::due_at, calls::created_at))
-            .limit(1);
-        let soonest: Option<Option<i64>> = match whose {
-            Whose::Served => to_push
-                .inner_join(executions::table)
-                .filter(executions::runner.is_null())
-                .select(calls::due_at)
-                .first(conn)
-                .optional()?,
-            Whose::Run(runner) => to_push
-                .inner_join(executions::table)
-                .filter(executions::runner.eq(Some(&runner.0)))
-                .select(calls::due_at)
-                .first(conn)
-                .optional()?,
-        };
-        next.push(soonest.flatten());
-    }
-    Ok(next.into_iter().flatten().min().map(Timestamp))
+    let to_push = heads::queues(conn, whose)?.into_iter().filter(|head| !full.contains(&head.name));
+    let to_push = to_push.filter_map(|head| head.due());
+    Ok(soonest.flatten().map(Timestamp).into_iter().chain(to_push).min())
 }
 
 /// Lets every running call of a process that is known to be dead be given up now; answers how many.

@@ -13,13 +13,14 @@ use super::{
     DbConnection, StoreError, calls as calls_store, executions,
     executions::Fence,
     rows::{self, failure_text},
-    schema::{attempts, calls, executions as table, origins},
+    schema::{calls, executions as table, origins},
     versions,
 };
 use crate::{
     id::{CallId, Epoch, ExecutionId},
     interpreter::Snapshot,
     model::{CallKind, CallStatus, Execution, ExecutionStatus, Failure, Json},
+    quota::Used,
     time::Timestamp,
 };
 
@@ -158,11 +159,12 @@ pub fn shelve(conn: &mut DbConnection, fence: &Fence, now: Timestamp) -> Result<
     Ok(shelved == 1)
 }
 
-/// Lets a claimed execution begin anew, with other inputs; its past is to be forgotten then. False when the claim was lost.
+/// Lets a claimed execution begin anew at an instant, with other inputs; its past is to be forgotten then. False when the claim was lost.
 pub fn again(
     conn: &mut DbConnection,
     fence: &Fence,
     (inputs, first_call): (&Json, CallId),
+    (used, begins): (&Used, Timestamp),
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let held = table::table
@@ -175,7 +177,8 @@ pub fn again(
             table::status.eq(status),
             table::claimed_by.eq(None::<String>),
             table::claims.eq(0),
-            table::due_at.eq(case_when(table::held, table::deadline_at).otherwise(Some(now.0))),
+            table::due_at.eq(case_when(table::held, table::deadline_at).otherwise(Some(begins.0))),
+            table::used.eq(rows::used_text(used)),
             table::suspension.eq(0),
             table::snapshot.eq(None::<Vec<u8>>),
             table::snapshot_format.eq(None::<String>),
@@ -256,12 +259,7 @@ pub fn revive(conn: &mut DbConnection, execution: &Execution, now: Timestamp) ->
             continue;
         }
         again += 1;
-        let failed: i64 = attempts::table
-            .filter(attempts::execution_id.eq(id.as_str()))
-            .filter(attempts::call_id.eq(call))
-            .filter(attempts::lost.eq(false))
-            .count()
-            .get_result(conn)?;
+        let lost: i64 = row.select(calls::lost).first(conn)?;
         let times =
             row.select((calls::function, calls::options, calls::created_at, calls::started_at, calls::deadline_at));
         let Again { due, deadline } = Again::of(kind, times.first(conn)?, now)?;
@@ -269,7 +267,8 @@ pub fn revive(conn: &mut DbConnection, execution: &Execution, now: Timestamp) ->
             .set((
                 calls::status.eq(CallStatus::Pending.as_str()),
                 calls::attempt.eq(attempt + 1),
-                calls::forgiven.eq(failed),
+                // All that failed until now.
+                calls::forgiven.eq(attempt - lost),
                 calls::worker.eq(None::<String>),
                 calls::error.eq(None::<String>),
                 calls::completed_at.eq(None::<i64>),

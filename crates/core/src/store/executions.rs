@@ -10,9 +10,14 @@ use diesel::{
     sql_types::{BigInt, Bool, Nullable, Text},
 };
 
+pub use super::{
+    fair::{due, next_due},
+    files::keep_source,
+    heads::open_in_tree,
+};
+
 use super::{
-    DbConnection, StoreError, calls,
-    claims::Due,
+    DbConnection, StoreError, calls, files,
     rows::{self, ExecutionRow, Large, failure_text},
     schema::{executions, origins, sources},
 };
@@ -21,6 +26,7 @@ use crate::{
     id::{CallId, Epoch, ExecutionId, WorkerId},
     interpreter::Snapshot,
     model::{Execution, ExecutionStatus, Failure, Json, Outcome, Parent},
+    quota::Used,
     shown::Page,
     time::Timestamp,
 };
@@ -63,19 +69,14 @@ pub struct NewExecution {
     pub deadline_at: Option<Timestamp>,
     /// The call that waits for it.
     pub parent: Option<Parent>,
+    /// How many parents are above it.
+    pub depth: u64,
+    /// The execution at the top of its tree, unless it is that itself.
+    pub root: Option<ExecutionId>,
     /// Makes the tokens of its callbacks unguessable.
     pub secret: String,
     /// What it may do.
     pub allowed: Allowed,
-}
-
-/// Keeps a workflow's text, once per content.
-pub fn keep_source(conn: &mut DbConnection, hash: &str, code: &str) -> Result<(), StoreError> {
-    let known = sources::table.find(hash).select(sources::hash).first::<String>(conn).optional()?;
-    if known.is_none() {
-        diesel::insert_into(sources::table).values((sources::hash.eq(hash), sources::code.eq(code))).execute(conn)?;
-    }
-    Ok(())
 }
 
 /// Inserts an execution; false when one of that id is there already, which is left as it is.
@@ -83,7 +84,10 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
     if brief(conn, &new.id)?.is_some() {
         return Ok(false);
     }
-    keep_source(conn, &new.source_hash, &new.source)?;
+    keep_source(conn, &new.source_hash, &new.source, new.now)?;
+    if let Some(files) = &new.files {
+        files::tie(conn, files, &new.source_hash)?;
+    }
     diesel::insert_into(executions::table)
         .values((
             executions::id.eq(new.id.as_str()),
@@ -100,6 +104,8 @@ pub fn insert(conn: &mut DbConnection, new: &NewExecution) -> Result<bool, Store
             executions::deadline_at.eq(new.deadline_at.map(|at| at.0)),
             executions::parent_execution_id.eq(new.parent.as_ref().map(|parent| parent.execution_id.as_str())),
             executions::parent_call_id.eq(new.parent.as_ref().map(|parent| i64::from(parent.call_id.0))),
+            executions::depth.eq(i64::try_from(new.depth).unwrap_or(i64::MAX)),
+            executions::root.eq(new.root.as_ref().map(ExecutionId::as_str)),
         ))
         .execute(conn)?;
     diesel::insert_into(origins::table)
@@ -244,6 +250,8 @@ pub struct Won {
     pub claims: i64,
     /// What it may do.
     pub allowed: Arc<Allowed>,
+    /// Whether nothing but time has led to some of those outcomes.
+    pub by_time: bool,
 }
 
 /// Takes the right to advance an execution, if it is free: compare and swap, the row count decides. What the winner may work
@@ -328,12 +336,12 @@ pub fn won(conn: &mut DbConnection, id: &ExecutionId) -> Result<Won, StoreError>
         .ok_or_else(gone)?;
     let sealed = |bytes: Option<Vec<u8>>, format: Option<String>| Some(Snapshot { bytes: bytes?, format: format? });
     let state = sealed(bytes, format).zip(sealed(base, base_format));
-    let (outcomes, last) = calls::undelivered(conn, id)?;
+    let calls::Undelivered { outcomes, last, by_time } = calls::undelivered(conn, id)?;
     let at = last.or(execution.started_at).unwrap_or(execution.created_at);
     let (inputs, first_call, secret) =
         (Json(anew.unwrap_or(inputs)), rows::call_id(first_call)?, secret.unwrap_or_default());
     let allowed = Arc::new(rows::allowed(allowed)?);
-    Ok(Won { execution, inputs, first_call, state, outcomes, at, secret, claims, allowed })
+    Ok(Won { execution, inputs, first_call, state, outcomes, at, secret, claims, allowed, by_time })
 }
 
 /// The part of a pause, finish or failure that every write under a claim repeats.
@@ -356,6 +364,8 @@ pub struct Pausing<'a> {
     pub due_at: Option<Timestamp>,
     /// What it says of itself, if that is new.
     pub progress: Option<&'a Json>,
+    /// What it has used of its limits.
+    pub used: &'a Used,
 }
 
 /// How a pause found the execution.
@@ -371,7 +381,7 @@ pub enum Asked {
 pub fn pause(
     conn: &mut DbConnection,
     fence: &Fence,
-    Pausing { snapshot, base, due_at, progress }: Pausing<'_>,
+    Pausing { snapshot, base, due_at, progress, used }: Pausing<'_>,
     now: Timestamp,
 ) -> Result<Option<Asked>, StoreError> {
     let status = case_when(executions::held, ExecutionStatus::Paused.as_str().into_sql::<Text>())
@@ -386,6 +396,7 @@ pub fn pause(
         executions::snapshot.eq(Some(&snapshot.bytes)),
         executions::snapshot_format.eq(Some(&snapshot.format)),
         executions::updated_at.eq(now.0),
+        executions::used.eq(rows::used_text(used)),
     ));
     let found: Option<(Option<i64>, bool)> =
         paused.returning((executions::cancel_requested_at, executions::cancel_told)).get_result(conn).optional()?;
@@ -455,34 +466,6 @@ pub(super) fn held(fence: &Fence) -> _ {
         .filter(executions::id.eq(id))
         .filter(executions::epoch.eq(epoch))
         .filter(executions::status.eq(running))
-}
-
-/// Executions that the clock has to look at, those due longest first; then the rows that cannot be read.
-pub fn due(conn: &mut DbConnection, whose: &Whose, now: Timestamp, limit: i64) -> Result<Due<Execution>, StoreError> {
-    let due = executions::table
-        .filter(executions::due_at.le(now.0))
-        .order(executions::due_at)
-        .limit(limit)
-        .select(ExecutionRow::as_select());
-    let rows: Vec<ExecutionRow> = match whose {
-        Whose::Served => due.filter(executions::runner.is_null()).load(conn)?,
-        Whose::Run(runner) => due.filter(executions::runner.eq(Some(&runner.0))).load(conn)?,
-    };
-    Ok(Due::of(rows, |row| row.id.clone()))
-}
-
-/// When the clock has to look at an execution next.
-pub fn next_due(conn: &mut DbConnection, whose: &Whose) -> Result<Option<Timestamp>, StoreError> {
-    let next = executions::table
-        .filter(executions::due_at.is_not_null())
-        .order(executions::due_at)
-        .select(executions::due_at)
-        .limit(1);
-    let next: Option<Option<i64>> = match whose {
-        Whose::Served => next.filter(executions::runner.is_null()).first(conn).optional()?,
-        Whose::Run(runner) => next.filter(executions::runner.eq(Some(&runner.0))).first(conn).optional()?,
-    };
-    Ok(next.flatten().map(Timestamp))
 }
 
 /// Makes this process the one that runs the execution, with its children, if nobody else became that meanwhile.

@@ -3,24 +3,57 @@
 
 use std::collections::BTreeMap;
 
-use diesel::{OptionalExtension, QueryDsl, RunQueryDsl};
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
 use super::{
     DbConnection, StoreError,
-    executions::{keep_source, source},
-    schema::origins,
+    executions::source,
+    schema::{bundles, origins, sources},
 };
 use crate::{
     id::ExecutionId,
     model::{Files, Json},
+    time::Timestamp,
 };
 
-/// Keeps the texts; answers what stands for them. None when there are none.
-pub fn keep(conn: &mut DbConnection, files: &Files) -> Result<Option<Json>, StoreError> {
-    for text in files.values() {
-        keep_source(conn, &hash_of(text), text)?;
+/// Keeps a workflow's text, once per content.
+pub fn keep_source(conn: &mut DbConnection, hash: &str, code: &str, now: Timestamp) -> Result<(), StoreError> {
+    let known = sources::table.find(hash).select(sources::hash);
+    let known: Option<String> = match conn {
+        // Nobody forgets it until whoever needs it is committed.
+        DbConnection::Postgres(conn) => known.for_key_share().first(conn).optional()?,
+        DbConnection::Sqlite(conn) => known.first(conn).optional()?,
+    };
+    if known.is_none() {
+        let row = (sources::hash.eq(hash), sources::code.eq(code), sources::kept_at.eq(now.0));
+        diesel::insert_into(sources::table).values(row).execute(conn)?;
     }
-    Ok(hashes(files))
+    Ok(())
+}
+
+/// Keeps the texts; answers what stands for them. None when there are none.
+pub fn keep(conn: &mut DbConnection, files: &Files, now: Timestamp) -> Result<Option<Json>, StoreError> {
+    let Some(set) = hashes(files) else { return Ok(None) };
+    for text in files.values() {
+        let hash = hash_of(text);
+        keep_source(conn, &hash, text, now)?;
+        put(conn, &hash_of(&set.0), &hash, false)?;
+    }
+    Ok(Some(set))
+}
+
+/// Notes that a text runs with these files: they are kept as long as it is needed.
+pub fn tie(conn: &mut DbConnection, files: &Json, hash: &str) -> Result<(), StoreError> {
+    put(conn, &hash_of(&files.0), hash, true)
+}
+
+fn put(conn: &mut DbConnection, id: &str, hash: &str, uses: bool) -> Result<(), StoreError> {
+    let known = bundles::table.find((id, hash, uses)).select(bundles::id).first::<String>(conn).optional()?;
+    if known.is_none() {
+        let row = (bundles::id.eq(id), bundles::hash.eq(hash), bundles::uses.eq(uses));
+        diesel::insert_into(bundles::table).values(row).execute(conn)?;
+    }
+    Ok(())
 }
 
 /// What stands for files. None when there are none.

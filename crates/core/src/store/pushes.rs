@@ -1,13 +1,15 @@
 //! Pending function calls on their way to a queue: which are to be pushed, and when again.
 
-use diesel::{ExpressionMethods, NullableExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+use diesel::{ExpressionMethods, NullableExpressionMethods, QueryDsl, RunQueryDsl};
 
 use super::{
     DbConnection, StoreError,
     calls::{AttemptOf, Work, is_to_push, open_call, read_options},
     executions::Whose,
+    heads::{self, ToPush},
     rows,
-    schema::{calls, executions},
+    schema::calls,
+    workers,
 };
 use crate::{
     id::ExecutionId,
@@ -15,21 +17,11 @@ use crate::{
     time::Timestamp,
 };
 
-/// The queues that calls wait to be pushed to, or to be begun in. From one to the next by the index, so
-/// that a long backlog is not walked through.
-pub(super) fn queues(conn: &mut DbConnection) -> Result<Vec<String>, StoreError> {
-    let mut queues: Vec<String> = Vec::new();
-    loop {
-        let last = queues.last().map_or("", String::as_str);
-        let next = calls::table.filter(is_to_push()).filter(calls::queue.gt(last)).order(calls::queue).limit(1);
-        match next.select(calls::queue).first::<String>(conn).optional()? {
-            Some(queue) => queues.push(queue),
-            None => return Ok(queues),
-        }
-    }
-}
+/// Most calls that are pushed in one go, of all queues together.
+const PUSHED: usize = 10_000;
 
-/// Function calls to be pushed to their queues, the oldest of each first; none of those queues that are full.
+/// Function calls to be pushed to their queues, the oldest of each first, at most `limit` of each; none of those queues
+/// that are full.
 pub fn to_push(
     conn: &mut DbConnection,
     whose: &Whose,
@@ -37,55 +29,42 @@ pub fn to_push(
     full: &[String],
     limit: i64,
 ) -> Result<Vec<Work>, StoreError> {
-    let mut found = Vec::new();
-    for queue in queues(conn)?.iter().filter(|queue| !full.contains(queue)) {
-        found.extend(to_push_in(conn, whose, now, queue, limit)?);
+    let due = heads::queues(conn, whose)?.into_iter().filter(|head| head.due().is_some_and(|due| due <= now));
+    let queues: Vec<String> = due.map(|head| head.name).filter(|queue| !full.contains(queue)).collect();
+    if queues.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(found)
+    let each = limit.min(i64::try_from(PUSHED / queues.len()).unwrap_or(limit)).max(1);
+    heads::to_push(conn, whose, &queues, now, each)?.into_iter().map(work).collect()
 }
 
-fn to_push_in(
+fn work(row: ToPush) -> Result<Work, StoreError> {
+    let execution = row.execution_id.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
+    Ok(Work {
+        attempt: AttemptOf { execution, call: rows::call_id(row.call_id)?, number: row.attempt },
+        options: read_options(&row.function, row.options)?,
+        function: row.function,
+        queue: row.queue,
+        args: Json(row.args),
+        kwargs: Json(row.kwargs),
+        deadline: row.deadline_at.map(Timestamp),
+    })
+}
+
+/// Those of these queues that would be too many: calls wait in `most` others already, and no live worker serves them.
+pub fn too_many(
     conn: &mut DbConnection,
-    whose: &Whose,
+    queues: &[String],
+    most: u64,
     now: Timestamp,
-    queue: &str,
-    limit: i64,
-) -> Result<Vec<Work>, StoreError> {
-    let due = calls::table
-        .filter(is_to_push())
-        .filter(calls::queue.eq(queue))
-        .filter(calls::due_at.le(now.0))
-        .order((calls::due_at, calls::created_at))
-        .limit(limit);
-    let columns = (
-        (calls::execution_id, calls::call_id, calls::attempt),
-        (calls::function, calls::args, calls::kwargs, calls::options, calls::deadline_at),
-    );
-    type Row = ((String, i64, i64), (String, String, String, Option<String>, Option<i64>));
-    let rows: Vec<Row> = match whose {
-        Whose::Served => {
-            due.inner_join(executions::table).filter(executions::runner.is_null()).select(columns).load(conn)?
-        }
-        Whose::Run(runner) => due
-            .inner_join(executions::table)
-            .filter(executions::runner.eq(Some(&runner.0)))
-            .select(columns)
-            .load(conn)?,
-    };
-    rows.into_iter()
-        .map(|((execution, call, number), (function, args, kwargs, options, deadline))| {
-            let execution = execution.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
-            Ok(Work {
-                attempt: AttemptOf { execution, call: rows::call_id(call)?, number },
-                options: read_options(&function, options)?,
-                function,
-                queue: queue.to_owned(),
-                args: Json(args),
-                kwargs: Json(kwargs),
-                deadline: deadline.map(Timestamp),
-            })
-        })
-        .collect()
+) -> Result<Vec<String>, StoreError> {
+    let known = heads::queue_names(conn, most)?;
+    if (known.len() as u64) < most {
+        return Ok(Vec::new());
+    }
+    let served = workers::live(conn, now)?;
+    let is_served = |queue: &String| served.iter().any(|worker| worker.queues.contains(queue));
+    Ok(queues.iter().filter(|queue| !known.contains(queue) && !is_served(queue)).cloned().collect())
 }
 
 /// Lets every function call that waits for a worker be pushed now, the oldest first: the queue has

@@ -10,6 +10,7 @@ use crate::{
     allow::Allowed,
     id::{CallId, Epoch, ExecutionId, WorkerId},
     model::{Attempt, Call, Execution, Failure, Json, LogLine, Parent},
+    quota::Used,
     time::Timestamp,
 };
 
@@ -31,6 +32,11 @@ pub(super) fn failure_text(failure: &Failure) -> String {
 pub(super) fn allowed(column: Option<String>) -> Result<Allowed, StoreError> {
     let Some(text) = column else { return Ok(Allowed::default()) };
     serde_json::from_str(&text).map_err(|error| StoreError::Inconsistent(format!("allowed: {error}")))
+}
+
+/// What an execution has used, as its column; none where that is nothing.
+pub(super) fn used_text(used: &Used) -> Option<String> {
+    if *used == Used::default() { None } else { serde_json::to_string(used).ok() }
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(column: &str) -> Result<T, StoreError> {
@@ -60,6 +66,9 @@ pub(super) struct ExecutionRow {
     deadline_at: Option<i64>,
     parent_execution_id: Option<String>,
     parent_call_id: Option<i64>,
+    used: Option<String>,
+    depth: i64,
+    root: Option<String>,
 }
 
 /// Output, error and progress of an execution, which may be large: read only for whoever shows them.
@@ -105,6 +114,14 @@ impl TryFrom<ExecutionRow> for Execution {
                 _ => None,
             },
             progress: None,
+            used: match row.used {
+                Some(text) => {
+                    serde_json::from_str(&text).map_err(|error| StoreError::Inconsistent(format!("used: {error}")))?
+                }
+                None => Used::default(),
+            },
+            depth: u64::try_from(row.depth).unwrap_or(0),
+            root: row.root.as_deref().map(parse::<ExecutionId>).transpose()?,
         })
     }
 }

@@ -1,7 +1,11 @@
 //! The tables, as Diesel sees them. The SQL, with its comments, is in `migrations/`.
 
 diesel::table! {
-    sources (hash) { hash -> Text, code -> Text, }
+    sources (hash) { hash -> Text, code -> Text, kept_at -> BigInt, }
+}
+
+diesel::table! {
+    bundles (id, hash, uses) { id -> Text, hash -> Text, uses -> Bool, }
 }
 
 diesel::table! {
@@ -32,6 +36,10 @@ diesel::table! {
         parent_call_id -> Nullable<BigInt>,
         progress -> Nullable<Text>,
         claims -> BigInt,
+        used -> Nullable<Text>,
+        depth -> BigInt,
+        root -> Nullable<Text>,
+        log_bytes -> BigInt,
     }
 }
 
@@ -80,6 +88,7 @@ diesel::table! {
         forgiven -> BigInt,
         progress -> Nullable<Text>,
         ended_at -> Nullable<BigInt>,
+        lost -> BigInt,
     }
 }
 
@@ -184,7 +193,8 @@ diesel::joinable!(calls -> executions (execution_id));
 diesel::joinable!(origins -> executions (execution_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
-    sources, executions, origins, calls, attempts, logs, workers, callbacks, signals, workflows, snapshots, versions
+    sources, bundles, executions, origins, calls, attempts, logs, workers, callbacks, signals, workflows, snapshots,
+    versions
 );
 
 diesel::table! {

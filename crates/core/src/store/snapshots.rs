@@ -93,9 +93,12 @@ pub fn page(
     Ok(rows.into_iter().map(|(number, bytes, at)| (number, bytes, Timestamp(at))).collect())
 }
 
-/// Drops kept states that are older than `before`; answers how many.
+/// Drops a part of the states that are older than `before`; answers how many. None when none is left.
 pub fn forget(conn: &mut DbConnection, before: Timestamp) -> Result<usize, StoreError> {
-    Ok(diesel::delete(snapshots::table.filter(snapshots::created_at.lt(before.0))).execute(conn)?)
+    let old = snapshots::table.filter(snapshots::created_at.lt(before.0)).order(snapshots::created_at).limit(500);
+    let times: Vec<i64> = old.select(snapshots::created_at).load(conn)?;
+    let Some(last) = times.last() else { return Ok(0) };
+    Ok(diesel::delete(snapshots::table.filter(snapshots::created_at.le(*last))).execute(conn)?)
 }
 
 /// Drops the last state of an execution that has ended.

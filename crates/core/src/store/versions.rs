@@ -4,8 +4,8 @@ use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
 use super::{
     DbConnection, StoreError,
-    executions::{keep_source, source},
-    files,
+    executions::source,
+    files::{self, keep_source},
     schema::{executions, origins, snapshots, versions},
 };
 use crate::{
@@ -43,7 +43,7 @@ pub fn replace(
         .filter(executions::status.eq(seen.status.as_str()))
         .filter(executions::suspension.eq(seen.suspension))
         .filter(executions::source_hash.eq(&seen.source_hash));
-    keep_source(conn, &new.program.hash, &new.program.source)?;
+    keep_source(conn, &new.program.hash, &new.program.source, now)?;
     let (state, base) = new.state.unzip();
     // The clock looks whether what has come in lets the new code go on.
     let wakes = matches!(seen.status, ExecutionStatus::Waiting | ExecutionStatus::Scheduled);
@@ -63,7 +63,10 @@ pub fn replace(
         return Ok(false);
     }
     note_former(conn, seen, now)?;
-    let files = files::keep(conn, new.files)?;
+    let files = files::keep(conn, new.files, now)?;
+    if let Some(files) = &files {
+        files::tie(conn, files, &new.program.hash)?;
+    }
     diesel::update(origins::table.find(seen.id.as_str()))
         .set((
             origins::base_snapshot.eq(base.map(|base| &base.bytes)),

@@ -2,7 +2,11 @@
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
-use super::{DbConnection, StoreError, executions::keep_source, files, schema::workflows};
+use super::{
+    DbConnection, StoreError,
+    files::{self, keep_source},
+    schema::workflows,
+};
 use crate::{
     allow::Allow,
     id::check_name,
@@ -12,6 +16,9 @@ use crate::{
 };
 
 type Row = (String, i64, String, String, i64, Option<String>, Option<String>);
+
+/// How many versions of a name are kept. Nothing starts an older one.
+const VERSIONS: i64 = 100;
 
 fn deployed((name, version, file, source_hash, created_at, files, allowed): Row) -> Result<Deployed, StoreError> {
     let files = files.map(Json);
@@ -43,14 +50,17 @@ pub fn deploy_allowing(
     let allow = allow.filter(|allow| !allow.is_empty());
     allow.map_or(Ok(()), Allow::check).map_err(|invalid| StoreError::Refused(invalid.to_string()))?;
     let newest = newest(conn, name)?;
-    let files = files::keep(conn, files)?;
+    let files = files::keep(conn, files, now)?;
     let same = |newest: &Deployed| {
         newest.source_hash == program.hash && newest.files == files && newest.allow.as_ref() == allow
     };
     if let Some(newest) = newest.clone().filter(same) {
         return Ok(newest);
     }
-    keep_source(conn, &program.hash, &program.source)?;
+    keep_source(conn, &program.hash, &program.source, now)?;
+    if let Some(files) = &files {
+        files::tie(conn, files, &program.hash)?;
+    }
     let row: Row = (
         name.to_owned(),
         newest.map_or(1, |newest| newest.version + 1),
@@ -71,6 +81,8 @@ pub fn deploy_allowing(
             workflows::allowed.eq(&row.6),
         ))
         .execute(conn)?;
+    let old = workflows::table.filter(workflows::name.eq(name)).filter(workflows::version.le(row.1 - VERSIONS));
+    diesel::delete(old).execute(conn)?;
     deployed(row)
 }
 

@@ -502,7 +502,7 @@ async def main():
         rig.clock.advance(rig.engine.settings.claim * 2);
         let _held = claim(&rig.engine, &id).await.unwrap().unwrap();
         let begun = again(&rig.engine, lost, Json("{}".into()), CallId(99), TurnOutput::default()).await.unwrap();
-        assert!(!begun, "{kind}");
+        assert_eq!(begun, None, "{kind}");
         let child = rig.execution(&"child".parse().unwrap()).await;
         assert_eq!(child.cancel_requested_at, None, "{kind}");
         let calls: Vec<_> = rig.calls(&id).await.iter().map(|call| call.status).collect();

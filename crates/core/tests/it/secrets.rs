@@ -28,6 +28,8 @@ async fn old(rig: &Rig, source: &str) -> ExecutionId {
         due_at: now,
         deadline_at: None,
         parent: None,
+        depth: 0,
+        root: None,
         secret: String::new(),
         allowed: Allowed::default(),
     };

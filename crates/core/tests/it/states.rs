@@ -5,6 +5,7 @@ use durable_core::{
     id::{CallId, Epoch, WorkerId},
     interpreter::Snapshot,
     model::{CallStatus, ExecutionStatus, Failure, Json, Outcome},
+    quota::Used,
     state::{CallEvent, ExecutionEvent, next_call, next_execution},
     store::{
         calls::{self, AttemptOf},
@@ -92,11 +93,12 @@ async fn executions_are_moved_as_the_table_says() {
                 let moved = rig.engine.db.write(move |conn| {
                     conn.batch_execute(&setup)?;
                     let snapshot = Snapshot { format: "f".into(), bytes: vec![1] };
-                    let failure = Failure::new("E", "e");
+                    let (failure, used) = (Failure::new("E", "e"), Used::default());
                     Ok(match event {
                         Claim { .. } => executions::claim(conn, &fence.id, &WorkerId("w".into()), now, now)?,
                         Pause => {
-                            let pausing = Pausing { snapshot: &snapshot, base: None, due_at: None, progress: None };
+                            let pausing =
+                                Pausing { snapshot: &snapshot, base: None, due_at: None, progress: None, used: &used };
                             executions::pause(conn, &fence, pausing, now)?.is_some()
                         }
                         Finish => executions::end(conn, &fence, &Ending::Completed(Json("1".into())), now)?,
@@ -104,7 +106,7 @@ async fn executions_are_moved_as_the_table_says() {
                         Cancel => control::end_by_force(conn, &fence.id, &failure, now)?,
                         Hold => control::hold(conn, &fence.id)?,
                         Release => control::release(conn, &fence.id, now)?,
-                        Again => control::again(conn, &fence, (&Json("{}".into()), CallId(9)), now)?,
+                        Again => control::again(conn, &fence, (&Json("{}".into()), CallId(9)), (&used, now), now)?,
                         Revive => unreachable!("see revive.rs"),
                     })
                 });

@@ -363,3 +363,27 @@ async fn a_stopped_foreign_job_is_told_of_when_it_is_pushed_again() {
     assert_eq!((result.id.0.as_str(), result.generation), ("a", 1));
     assert_eq!(result.result.unwrap_err().kind, "durable.Stopped");
 }
+
+/// 41: names that nobody needs any more do not stay, however many there were.
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_without_jobs_or_workers_leave_nothing_behind() {
+    let redis = Redis::start(&[]);
+    let queue = queue(settings(&redis));
+    let jobs = (0..300).map(|n| Job { queue: format!("q{n}"), ..job(&format!("j{n}"), 1) });
+    assert!(queue.enqueue(jobs.collect()).await.unwrap().iter().all(|answer| *answer == Enqueued::Queued));
+    queue.sweep().await.unwrap();
+    assert_eq!(redis.cli(&["SCARD", "rq:queues"]), "300");
+    let held = queue.pop(&["q0".into()], "w", 1, Duration::ZERO).await.unwrap().remove(0);
+    for n in 2..300 {
+        assert!(queue.cancel(&format!("q{n}"), &JobId(format!("j{n}"))).await.unwrap());
+    }
+    queue.sweep().await.unwrap();
+    assert_eq!(redis.cli(&["SCARD", "rq:queues"]), "2", "one with a job under lease, one with a job that waits");
+    assert_eq!(queue.end(&held, Way::Done).await.unwrap(), Fate::Done);
+    let left = queue.pop(&["q1".into()], "w", 1, Duration::ZERO).await.unwrap().remove(0);
+    assert_eq!(queue.end(&left, Way::Done).await.unwrap(), Fate::Done);
+    queue.sweep().await.unwrap();
+    assert_eq!(redis.cli(&["KEYS", "rq:*"]), "rq:dw:epoch");
+    push(&queue, job("again", 1)).await;
+    assert_eq!(redis.cli(&["SMEMBERS", "rq:queues"]), "rq:queue:q");
+}

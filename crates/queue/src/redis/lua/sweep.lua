@@ -1,5 +1,5 @@
 -- What time asks for: leases that have expired, jobs that a dead stock worker left parked, a Redis that has
--- lost everything.
+-- lost everything, queues that nobody needs any more.
 -- ARGV: prefix, most jobs at once, most reaps of a job, seconds until a parked job is taken back, new epoch,
 -- queues that stock workers serve.
 -- Answers: epoch, whether it is new, jobs put back, jobs given up.
@@ -16,10 +16,26 @@ local function put_back(queue, id)
     back = back + 1
 end
 
+-- Whether nothing is left of a queue, and nobody serves it.
+local function is_dead(queue)
+    if stock[queue] then return false end
+    redis.call('ZREMRANGEBYSCORE', REGISTRY('failed', queue), '-inf', instant(time))
+    local left = redis.call('EXISTS', LIST(queue), PARKED(queue), WIP(queue), SERVING(queue))
+    for _, name in ipairs({'failed', 'finished', 'canceled', 'scheduled', 'deferred'}) do
+        left = left + redis.call('EXISTS', REGISTRY(name, queue))
+    end
+    return left == 0
+end
+
 for _, key in ipairs(redis.call('SMEMBERS', QUEUES)) do
     local queue = string.sub(key, #LIST('') + 1)
-    -- While we reap here, stock workers leave our leases alone.
-    if not stock[queue] then redis.call('SET', CLEANING(queue), 1, 'EX', 899) end
+    if is_dead(queue) then
+        redis.call('SREM', QUEUES, key)
+        redis.call('DEL', KNOCK(queue), CLEANING(queue), SEEN(queue))
+    elseif not stock[queue] then
+        -- While we reap here, stock workers leave our leases alone.
+        redis.call('SET', CLEANING(queue), 1, 'EX', 899)
+    end
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', WIP(queue), '-inf', instant(time), 'LIMIT', 0, limit)) do
         local id, exec = string.match(member, '^(.*):([^:]*)$')
         local job = redis.call('HMGET', JOB(id), 'status', 'dw_exec')

@@ -1,0 +1,16 @@
+DROP TABLE bundles;
+ALTER TABLE sources DROP COLUMN kept_at;
+DROP INDEX versions_by_source;
+DROP INDEX workflows_by_source;
+DROP INDEX executions_by_source;
+DROP INDEX executions_ended;
+DROP INDEX executions_of_tree;
+DROP INDEX executions_begin_next;
+DROP INDEX executions_to_begin;
+DROP INDEX executions_due;
+CREATE INDEX executions_due ON executions (due_at) WHERE due_at IS NOT NULL;
+ALTER TABLE calls DROP COLUMN lost;
+ALTER TABLE executions DROP COLUMN log_bytes;
+ALTER TABLE executions DROP COLUMN root;
+ALTER TABLE executions DROP COLUMN depth;
+ALTER TABLE executions DROP COLUMN used;
