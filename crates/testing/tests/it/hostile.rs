@@ -136,15 +136,49 @@ fn a_machine_that_stands_still_for_longer_than_a_turn_may_take_fails_nobody() {
 }
 
 #[test]
+fn a_moment_without_threads_fails_nobody() {
+    let settings = ClusterSettings { workers: 0, ..ClusterSettings::default() };
+    let (cluster, files) = (Cluster::start(settings).unwrap(), Files::new());
+    let sleeps =
+        files.write("sleeps.py", "import asyncio\n\nasync def main():\n    await asyncio.sleep(3)\n    return 1\n");
+    for n in 0..6 {
+        start(&cluster, &sleeps, &format!("sleeps-{n}"), &[]);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let pid = cluster.orchestrator_pid(0);
+    // There is room for anything but the stack of another turn.
+    let limit = |more: Option<u64>| {
+        let current = more.map(|more| address_space(pid) + more);
+        prlimit(Pid::from_raw(pid), Resource::As, Rlimit { current, maximum: None }).unwrap();
+    };
+    limit(Some(12 << 20));
+    std::thread::sleep(Duration::from_secs(6));
+    let woken = count(&cluster, "sleeps-%", "completed");
+    limit(None);
+    assert!(woken < 6, "there were threads all the time");
+    eventually(Duration::from_secs(40), || match count(&cluster, "sleeps-%", "completed") {
+        6 => Ok(()),
+        _ => Err(cluster.sql("SELECT id, status, error FROM executions") + &cluster.logs()),
+    })
+    .unwrap();
+    assert!(cluster.orchestrator_lives(0), "{}", cluster.logs());
+}
+
+/// What a process may address, in bytes.
+fn address_space(pid: i32) -> u64 {
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    pages.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+#[test]
 fn an_execution_that_breaks_its_processes_is_not_handed_on_for_ever() {
     let env = vec![("DURABLE_CLAIM".to_owned(), "1s".to_owned()), ("DURABLE_LEASE".to_owned(), "3s".to_owned())];
     let settings = ClusterSettings { workers: 1, env, ..ClusterSettings::default() };
     let (cluster, files) = (Cluster::start(settings).unwrap(), Files::new());
     let limit = |pid: i32| {
         // What it has, and some hundred MiB more: less than a turn may hold.
-        let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-        let has = pages.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096;
-        let size = Rlimit { current: Some(has + (600 << 20)), maximum: Some(has + (600 << 20)) };
+        let size = Some(address_space(pid) + (600 << 20));
+        let size = Rlimit { current: size, maximum: size };
         prlimit(Pid::from_raw(pid), Resource::As, size).map(drop)
     };
     for pid in cluster.worker_pids() {

@@ -34,6 +34,8 @@ enum End {
     Fails(&'static str, &'static str),
     /// It completes with this JSON.
     Completes(&'static str),
+    /// It breaks this limit; or so often was its process killed under it that it was given up.
+    Breaks(&'static str),
 }
 
 struct Hostile {
@@ -93,6 +95,40 @@ const ALL: &[Hostile] = &[
     Hostile { what: "a text with NUL in it", source: "async def main():\n    return '\0'\n", end: End::Refused("NUL") },
 ];
 
+/// Those that cost seconds of a processor, or a gigabyte: one of them now and then.
+const HEAVY: &[Hostile] = &[
+    Hostile {
+        what: "a wait for a clock that stands still",
+        source: "import time\n\nasync def main():\n    end = time.time() + 1\n    while time.time() < end:\n        pass\n",
+        end: End::Breaks("TimeoutError"),
+    },
+    Hostile {
+        what: "a loop after a call",
+        source: "from builtin import add\n\nasync def main():\n    await add(1, 1)\n    while True:\n        pass\n",
+        end: End::Breaks("TimeoutError"),
+    },
+    Hostile {
+        what: "a list without end",
+        source: "async def main():\n    kept = []\n    while True:\n        kept.append(bytes(1 << 20))\n",
+        end: End::Breaks("MemoryError"),
+    },
+    Hostile {
+        what: "a text that takes memory while it is parsed",
+        source: "from builtin import add\n\nasync def main():\n    await add(1, 1)\n    exec('x=1\\n' * 6_000_000)\n    return await add(1, 1)\n",
+        end: End::Breaks("MemoryError"),
+    },
+];
+
+/// So many others come before each of them.
+const SELDOM: usize = 14;
+
+fn at(number: usize) -> &'static Hostile {
+    match number % SELDOM {
+        0 => &HEAVY[number / SELDOM % HEAVY.len()],
+        _ => &ALL[number % ALL.len()],
+    }
+}
+
 /// The hostile executions of a run.
 #[derive(Default)]
 pub(crate) struct Crowd {
@@ -111,7 +147,8 @@ impl Crowd {
     pub(crate) fn submit(&self, cluster: &Cluster, stop: &AtomicBool) {
         let client = reqwest::blocking::Client::builder().timeout(Duration::from_secs(5)).build();
         let Ok(client) = client else { return };
-        for (number, hostile) in ALL.iter().cycle().enumerate() {
+        for number in 1.. {
+            let hostile = at(number);
             let id = format!("{PREFIX}{number}");
             let request = json!({"workflow": {"name": "hostile.py", "source": hostile.source}, "id": id});
             for attempt in 0.. {
@@ -135,7 +172,7 @@ impl Crowd {
     fn note(&self, id: String, hostile: &'static Hostile, status: StatusCode, text: &str) {
         let fits = match hostile.end {
             End::Refused(part) => status == StatusCode::UNPROCESSABLE_ENTITY && text.contains(part),
-            End::Fails(..) | End::Completes(_) => status.is_success(),
+            End::Fails(..) | End::Completes(_) | End::Breaks(_) => status.is_success(),
         };
         if !fits {
             let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,6 +222,12 @@ impl End {
         match self {
             Self::Refused(_) => false,
             Self::Completes(output) => *output == end,
+            Self::Breaks(kind) => serde_json::from_str::<Value>(end).is_ok_and(|failure| {
+                let says = |kind: &str, part: &str| {
+                    failure["type"] == kind && failure["message"].as_str().is_some_and(|message| message.contains(part))
+                };
+                says(kind, "limit exceeded") || says("durable.WorkerLost", "times in a row")
+            }),
             Self::Fails(kind, part) => serde_json::from_str::<Value>(end).is_ok_and(|failure| {
                 failure["type"] == *kind && failure["message"].as_str().is_some_and(|message| message.contains(part))
             }),

@@ -24,7 +24,7 @@ use durable_testing::{Cluster, ClusterSettings, Proxy};
 /// and cuts connections; then checks that every execution finished with the right output, recorded once.
 ///
 /// Beside them run clients that hang up in the middle of a request or before its answer, keep hundreds of connections half
-/// open, and pause executions in the middle of turns; and hostile executions (names with NUL, names that are too long), each
+/// open, and pause executions in the middle of turns; and hostile executions (names with NUL, names that are too long, turns without end, memory without end), each
 /// of which has to end with its sentence.
 #[derive(Debug, Parser)]
 #[command(
