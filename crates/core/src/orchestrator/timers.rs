@@ -112,12 +112,15 @@ pub async fn push(engine: &Arc<Engine>, now: Timestamp, full: Vec<String>) -> Re
     if due.is_empty() {
         return Ok(Pushed::default());
     }
+    let Due { rows, unreadable } = due;
+    let unreadable = told(unreadable, "a call to be pushed");
     // First the dates, then the push: if this process dies in between, the push comes at that date.
     let mine = engine
         .db
         .write(move |conn| {
             let mut mine = Vec::new();
-            for work in &due {
+            claims::put_off_calls(conn, &unreadable, now.after(PUT_OFF))?;
+            for work in &rows {
                 let again = work.deadline.map_or(again, |deadline| deadline.max(now.after(AFTER_DEADLINE)).min(again));
                 if pushes::pushed(conn, &work.attempt, now, again)? {
                     mine.push(work.clone());

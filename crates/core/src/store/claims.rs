@@ -27,7 +27,7 @@ impl<T> Due<T> {
     where
         T: TryFrom<R, Error = StoreError>,
     {
-        let mut due = Self { rows: Vec::new(), unreadable: Vec::new() };
+        let mut due = Self::nothing();
         for row in rows {
             let key = key(&row);
             match T::try_from(row) {
@@ -36,6 +36,10 @@ impl<T> Due<T> {
             }
         }
         due
+    }
+
+    pub(super) fn nothing() -> Self {
+        Self { rows: Vec::new(), unreadable: Vec::new() }
     }
 
     /// How many there are.

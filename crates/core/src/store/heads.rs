@@ -86,6 +86,14 @@ const RUN_BY: &str = "EXISTS (SELECT 1 FROM executions AS e WHERE e.id = r.execu
 /// Children that wait for their first turn.
 const TO_BEGIN: &str = "executions AS r WHERE r.status = 'scheduled' AND r.root IS NOT NULL AND r.runner IS NULL";
 
+/// The same statement for SQLite, which weighs how many rows a value of an index has, and not that the first of them are
+/// enough: it is told by which index to go.
+fn by_index(text: &str) -> String {
+    let (calls, executions) = ("calls AS r", "executions AS r");
+    text.replace(calls, &format!("{calls} INDEXED BY calls_to_push"))
+        .replace(executions, &format!("{executions} INDEXED BY executions_to_begin"))
+}
+
 /// The queues in which calls wait to be pushed, or to be begun once they were.
 pub(super) fn queues(conn: &mut DbConnection, whose: &Whose) -> Result<Vec<Head>, StoreError> {
     let mine = match whose {
@@ -100,9 +108,11 @@ pub(super) fn queues(conn: &mut DbConnection, whose: &Whose) -> Result<Vec<Head>
     );
     Ok(match (conn, whose) {
         (DbConnection::Postgres(conn), Whose::Served) => sql_query(text).load(conn)?,
-        (DbConnection::Sqlite(conn), Whose::Served) => sql_query(text).load(conn)?,
+        (DbConnection::Sqlite(conn), Whose::Served) => sql_query(by_index(&text)).load(conn)?,
         (DbConnection::Postgres(conn), Whose::Run(runner)) => sql_query(text).bind::<Text, _>(&runner.0).load(conn)?,
-        (DbConnection::Sqlite(conn), Whose::Run(runner)) => sql_query(text).bind::<Text, _>(&runner.0).load(conn)?,
+        (DbConnection::Sqlite(conn), Whose::Run(runner)) => {
+            sql_query(by_index(&text)).bind::<Text, _>(&runner.0).load(conn)?
+        }
     })
 }
 
@@ -112,7 +122,7 @@ pub(super) fn queue_names(conn: &mut DbConnection, limit: u64) -> Result<Vec<Str
     let text = format!("{} SELECT name FROM lines WHERE name IS NOT NULL LIMIT {limit}", names("queue", WAITING));
     let rows: Vec<Name> = match conn {
         DbConnection::Postgres(conn) => sql_query(text).load(conn)?,
-        DbConnection::Sqlite(conn) => sql_query(text).load(conn)?,
+        DbConnection::Sqlite(conn) => sql_query(by_index(&text)).load(conn)?,
     };
     Ok(rows.into_iter().map(|row| row.name).collect())
 }
@@ -126,7 +136,7 @@ pub(super) fn trees(conn: &mut DbConnection) -> Result<Vec<Head>, StoreError> {
     );
     Ok(match conn {
         DbConnection::Postgres(conn) => sql_query(text).load(conn)?,
-        DbConnection::Sqlite(conn) => sql_query(text).load(conn)?,
+        DbConnection::Sqlite(conn) => sql_query(by_index(&text)).load(conn)?,
     })
 }
 
@@ -154,7 +164,7 @@ pub(super) fn to_begin(
         DbConnection::Sqlite(conn) => {
             let mut found = Vec::new();
             for tree in trees {
-                let query = sql_query(of("?1", '?')).bind::<Text, _>(tree).bind::<BigInt, _>(now.0);
+                let query = sql_query(by_index(&of("?1", '?'))).bind::<Text, _>(tree).bind::<BigInt, _>(now.0);
                 found.extend(query.bind::<BigInt, _>(each).load::<Name>(conn)?);
             }
             found
@@ -213,7 +223,7 @@ pub(super) fn to_push(
         DbConnection::Sqlite(conn) => {
             let mut found = Vec::new();
             for queue in queues {
-                let query = sql_query(of("?1", '?')).bind::<Text, _>(queue).bind::<BigInt, _>(now.0);
+                let query = sql_query(by_index(&of("?1", '?'))).bind::<Text, _>(queue).bind::<BigInt, _>(now.0);
                 found.extend(query.bind::<BigInt, _>(each).bind::<Text, _>(name).load::<ToPush>(conn)?);
             }
             found

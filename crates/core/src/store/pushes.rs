@@ -5,6 +5,7 @@ use diesel::{ExpressionMethods, NullableExpressionMethods, QueryDsl, RunQueryDsl
 use super::{
     DbConnection, StoreError,
     calls::{AttemptOf, Work, is_to_push, open_call, read_options},
+    claims::Due,
     executions::Whose,
     heads::{self, ToPush},
     rows,
@@ -21,34 +22,39 @@ use crate::{
 const PUSHED: usize = 10_000;
 
 /// Function calls to be pushed to their queues, the oldest of each first, at most `limit` of each; none of those queues
-/// that are full.
+/// that are full. Then the rows that cannot be read.
 pub fn to_push(
     conn: &mut DbConnection,
     whose: &Whose,
     now: Timestamp,
     full: &[String],
     limit: i64,
-) -> Result<Vec<Work>, StoreError> {
+) -> Result<Due<Work>, StoreError> {
     let due = heads::queues(conn, whose)?.into_iter().filter(|head| head.due().is_some_and(|due| due <= now));
     let queues: Vec<String> = due.map(|head| head.name).filter(|queue| !full.contains(queue)).collect();
     if queues.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Due::nothing());
     }
     let each = limit.min(i64::try_from(PUSHED / queues.len()).unwrap_or(limit)).max(1);
-    heads::to_push(conn, whose, &queues, now, each)?.into_iter().map(work).collect()
+    let rows = heads::to_push(conn, whose, &queues, now, each)?;
+    Ok(Due::of(rows, |row| format!("{}-{}", row.execution_id, row.call_id)))
 }
 
-fn work(row: ToPush) -> Result<Work, StoreError> {
-    let execution = row.execution_id.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
-    Ok(Work {
-        attempt: AttemptOf { execution, call: rows::call_id(row.call_id)?, number: row.attempt },
-        options: read_options(&row.function, row.options)?,
-        function: row.function,
-        queue: row.queue,
-        args: Json(row.args),
-        kwargs: Json(row.kwargs),
-        deadline: row.deadline_at.map(Timestamp),
-    })
+impl TryFrom<ToPush> for Work {
+    type Error = StoreError;
+
+    fn try_from(row: ToPush) -> Result<Self, StoreError> {
+        let execution = row.execution_id.parse().map_err(|error| StoreError::Inconsistent(format!("{error}")))?;
+        Ok(Self {
+            attempt: AttemptOf { execution, call: rows::call_id(row.call_id)?, number: row.attempt },
+            options: read_options(&row.function, row.options)?,
+            function: row.function,
+            queue: row.queue,
+            args: Json(row.args),
+            kwargs: Json(row.kwargs),
+            deadline: row.deadline_at.map(Timestamp),
+        })
+    }
 }
 
 /// Those of these queues that would be too many: calls wait in `most` others already, and no live worker serves them.

@@ -322,7 +322,7 @@ async def main():
         let due = limited.engine.db.read(move |conn| {
             let full = ["q7".to_owned()];
             let next = calls::next_due(conn, &whose, &full)?;
-            Ok((durable_core::store::pushes::to_push(conn, &whose, now, &full, 2)?, next))
+            Ok((durable_core::store::pushes::to_push(conn, &whose, now, &full, 2)?.rows, next))
         });
         let (due, next) = due.await.unwrap();
         assert_eq!(due.len(), 58, "{kind}: two of each of 29");

@@ -1,9 +1,5 @@
 //! The heart's promises, each as a fact.
 
-/// The memory limit of turns is one of them.
-#[global_allocator]
-static ALLOCATOR: durable_memory::TurnAllocator = durable_memory::TurnAllocator;
-
 mod allow;
 mod check;
 mod children;
@@ -24,7 +20,6 @@ mod secrets;
 mod states;
 mod store;
 mod tracebacks;
-mod turns;
 mod values;
 mod waits;
 mod wake;

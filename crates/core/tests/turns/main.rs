@@ -1,5 +1,7 @@
 //! A turn has one limit, whatever it asks of the host; and no execution is another's fate.
 
+// A binary of its own: turns share the processors and the memory of their process, and their tests measure both.
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -22,6 +24,13 @@ use durable_core::{
 };
 use durable_testing::{Rig, databases, sqlite};
 use serde_json::json;
+
+/// It keeps the memory limit of turns.
+#[global_allocator]
+static ALLOCATOR: durable_memory::TurnAllocator = durable_memory::TurnAllocator;
+
+/// One test at a time.
+static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Turns without an end, each asking the host for something else.
 const ENDLESS: &[(&str, &str)] = &[
@@ -56,6 +65,7 @@ fn message(execution: &Execution) -> &str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_has_one_limit_whatever_it_asks_of_the_host() {
+    let _one = ONE.lock().await;
     let limit = Duration::from_millis(300);
     let (rig, _folder) = limited("w", limit);
     for (what, body) in ENDLESS {
@@ -72,6 +82,7 @@ async fn a_turn_has_one_limit_whatever_it_asks_of_the_host() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn arithmetic_that_cannot_be_interrupted_is_left_behind_at_the_limit() {
+    let _one = ONE.lock().await;
     let (rig, _folder) = limited("w", Duration::from_millis(200));
     let began = Instant::now();
     let id = rig.start("async def main():\n    x = 7 ** 3_000_000\n    return len(str(x * x % 10 ** 900_000))\n").await;
@@ -83,6 +94,7 @@ async fn arithmetic_that_cannot_be_interrupted_is_left_behind_at_the_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn force_a_lost_claim_and_the_end_of_the_process_end_a_turn_within_a_second() {
+    let _one = ONE.lock().await;
     for (what, body) in &ENDLESS[..4] {
         let (rig, _folder) = limited("w", Duration::from_secs(60));
         let source = format!("async def main():\n    {body}\n");
@@ -114,6 +126,7 @@ async fn force_a_lost_claim_and_the_end_of_the_process_end_a_turn_within_a_secon
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_tick_waits_for_a_turn() {
+    let _one = ONE.lock().await;
     for (name, url, _folder) in databases() {
         let mut rig = Rig::new(&url, "w");
         // They end for nobody else's sake.
@@ -144,6 +157,7 @@ async fn no_tick_waits_for_a_turn() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn turns_wait_for_a_processor_and_load_fails_nobody() {
+    let _one = ONE.lock().await;
     // Each computes for half of what it may; side by side all of them would take far longer.
     let (rig, _folder) = limited("w", Duration::from_millis(600));
     let source = "async def main():\n    n = 0\n    for i in range(1_500_000): n += i\n    return n\n";
@@ -163,6 +177,7 @@ async fn turns_wait_for_a_processor_and_load_fails_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gigabyte_of_another_is_not_a_turns() {
+    let _one = ONE.lock().await;
     let (mut rig, _folder) = limited("w", Duration::from_secs(30));
     Arc::get_mut(&mut rig.engine).unwrap().settings.limits.memory = 256 << 20;
     // Holds nearly all that it may, and comes back for more; others allocate beside it.
@@ -190,6 +205,7 @@ async fn the_gigabyte_of_another_is_not_a_turns() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_leaves_a_workflow_is_measured_before_it_is_built() {
+    let _one = ONE.lock().await;
     let (rig, _folder) = limited("w", Duration::from_secs(20));
     for (body, part) in [
         ("await ok([0] * 5_000_000)", "ok: argument 1: the value holds more than 1048576 values"),
@@ -220,6 +236,7 @@ async fn what_leaves_a_workflow_is_measured_before_it_is_built() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_execution_that_breaks_its_processes_fails_after_five_and_can_be_retried() {
+    let _one = ONE.lock().await;
     for (name, url, _folder) in databases() {
         let rig = Rig::new(&url, "w");
         let id =
@@ -251,6 +268,7 @@ async fn an_execution_that_breaks_its_processes_fails_after_five_and_can_be_retr
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_makes_claims_count_from_the_start() {
+    let _one = ONE.lock().await;
     let (rig, _folder) = limited("w", Duration::from_secs(5));
     let id = rig
         .insert("from tasks import f\nasync def main():\n    for i in range(4): await f(i)\n    return 'done'\n")
@@ -275,6 +293,7 @@ async fn progress_makes_claims_count_from_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_execution_paused_in_the_middle_of_a_turn_is_nobodys_business_until_its_deadline() {
+    let _one = ONE.lock().await;
     for (name, url, _folder) in databases() {
         let rig = Rig::new(&url, "w");
         for source in [
@@ -297,6 +316,7 @@ async fn an_execution_paused_in_the_middle_of_a_turn_is_nobodys_business_until_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_cannot_be_read_stops_nothing_else() {
+    let _one = ONE.lock().await;
     for (name, url, _folder) in databases() {
         let rig = Rig::new(&url, "w");
         let sleeps = "import asyncio\nasync def main():\n    await asyncio.sleep(1)\n    return 'woken'\n";
@@ -312,7 +332,9 @@ async fn a_row_that_cannot_be_read_stops_nothing_else() {
                 let call = format!(
                     "INSERT INTO calls (execution_id, due_at, {columns}) SELECT 'no id!', 1, {columns} FROM calls WHERE execution_id = '{strange}'"
                 );
-                for statement in [execution, call] {
+                let pushed = "INSERT INTO calls (execution_id, due_at, call_id, resume_group, kind, function, args, kwargs, queue, status, \
+                              attempt, created_at) VALUES ('no id!', 1, 9, 1, 'function', 'f', '[]', '{}', 'default', 'pending', 1, 1)";
+                for statement in [execution, call, pushed.to_owned()] {
                     diesel::sql_query(statement).execute(conn)?;
                 }
                 Ok(())
