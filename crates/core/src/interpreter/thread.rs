@@ -57,7 +57,7 @@ fn scoped<T: Send>(work: impl FnOnce() -> T + Send, wait: impl FnOnce(&Receiver<
     std::thread::scope(|scope| {
         let began = Instant::now();
         let thread = loop {
-            match std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, &run) {
+            match std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run) {
                 Ok(thread) => break thread,
                 Err(_) if began.elapsed() < PATIENCE => std::thread::sleep(LOOK),
                 Err(error) => panic!("the system has no thread left: {error}"),

@@ -181,8 +181,10 @@ fn plan(conn: &mut DbConnection, number: usize, statement: &str) -> String {
             let binds = (1..).take_while(|n| statement.contains(&format!("${n}"))).count();
             let nulls = vec!["NULL"; binds].join(", ");
             let arguments = if binds == 0 { String::new() } else { format!("({nulls})") };
-            conn.batch_execute(&format!("SET plan_cache_mode = force_generic_plan; PREPARE s{number} AS {statement}"))
-                .unwrap();
+            // As the deletion of texts is run.
+            let seqscan = if statement.starts_with("DELETE FROM sources") { "off" } else { "on" };
+            let settings = format!("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = {seqscan}");
+            conn.batch_execute(&format!("{settings}; PREPARE s{number} AS {statement}")).unwrap();
             let rows: Vec<Line> =
                 diesel::sql_query(format!("EXPLAIN EXECUTE s{number}{arguments}")).load(conn).unwrap();
             rows.into_iter().map(|row| row.line).collect()
