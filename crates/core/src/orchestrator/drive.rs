@@ -95,9 +95,13 @@ async fn turn(engine: &Engine, mut claimed: Claimed) -> Result<Turned, Orchestra
         Err(OrchestrationError::Advance { source: source @ AdvanceError::Diverged(_), .. }) => {
             return shelve(engine, claimed, &source).await;
         }
-        Err(OrchestrationError::Advance { source: AdvanceError::Unwanted, .. }) => {
+        Err(error @ OrchestrationError::Advance { source: AdvanceError::Unwanted, .. }) => {
             if !engine.stopping.is_cancelled() {
                 return Ok(Turned::Lost);
+            }
+            if claimed.is_foreseen() {
+                // Nothing is recorded yet, not even the outcome that it ran ahead of.
+                return Err(error);
             }
             give_back(engine, &claimed, Duration::ZERO).await;
             return Ok(Turned::Stopped);

@@ -135,35 +135,6 @@ fn a_machine_that_stands_still_for_longer_than_a_turn_may_take_fails_nobody() {
     .unwrap();
 }
 
-#[test]
-fn a_moment_without_threads_fails_nobody() {
-    let settings = ClusterSettings { workers: 0, ..ClusterSettings::default() };
-    let (cluster, files) = (Cluster::start(settings).unwrap(), Files::new());
-    let sleeps =
-        files.write("sleeps.py", "import asyncio\n\nasync def main():\n    await asyncio.sleep(3)\n    return 1\n");
-    for n in 0..6 {
-        start(&cluster, &sleeps, &format!("sleeps-{n}"), &[]);
-    }
-    std::thread::sleep(Duration::from_millis(500));
-    let pid = cluster.orchestrator_pid(0);
-    // There is room for anything but the stack of another turn.
-    let limit = |more: Option<u64>| {
-        let current = more.map(|more| address_space(pid) + more);
-        prlimit(Pid::from_raw(pid), Resource::As, Rlimit { current, maximum: None }).unwrap();
-    };
-    limit(Some(12 << 20));
-    std::thread::sleep(Duration::from_secs(6));
-    let woken = count(&cluster, "sleeps-%", "completed");
-    limit(None);
-    assert!(woken < 6, "there were threads all the time");
-    eventually(Duration::from_secs(40), || match count(&cluster, "sleeps-%", "completed") {
-        6 => Ok(()),
-        _ => Err(cluster.sql("SELECT id, status, error FROM executions") + &cluster.logs()),
-    })
-    .unwrap();
-    assert!(cluster.orchestrator_lives(0), "{}", cluster.logs());
-}
-
 /// What a process may address, in bytes.
 fn address_space(pid: i32) -> u64 {
     let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
