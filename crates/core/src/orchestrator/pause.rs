@@ -52,7 +52,8 @@ pub async fn pause(
     // claim once more: then nobody but the clock looks. A single call is settled while the execution waits, and
     // its settler claims in the same commit.
     let several = pause.has_groups || pause.waits_for_earlier || pause.new_calls.len() > 1;
-    let look = several.then(|| now.after(engine.settings.look));
+    let soon = now.after(engine.settings.look);
+    let look = several.then_some(soon);
     let due_at = look.into_iter().chain(won.execution.deadline_at).min();
     let push_again = now.after(engine.settings.push_again);
     let keeps = engine.settings.history == History::All;
@@ -85,6 +86,10 @@ pub async fn pause(
         if asked == Asked::ToCancel {
             jobs.extend(cancel::tell(conn, &key, now)?);
             woken = true;
+        }
+        if woken {
+            // Whoever looks after this commit may die before it does, or find the store away.
+            executions::look_again(conn, &key, h.fence.epoch, due_at.unwrap_or(soon).min(soon))?;
         }
         if keeps {
             snapshots::keep(conn, &h.fence, suspension, &p.snapshot, now)?;

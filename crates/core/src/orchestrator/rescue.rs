@@ -48,7 +48,7 @@ async fn act_or_put_off(engine: &Arc<Engine>, execution: Execution, now: Timesta
         Err(OrchestrationError::Store(error)) if error.is_passing() => return Err(error.into()),
         Err(error) => {
             tracing::error!(execution.id = %id, %error, "nothing can be done with an execution: it is left alone for a while");
-            let at = Some(now.after(PUT_OFF));
+            let at = now.after(PUT_OFF);
             engine.db.write(move |conn| claims::put_off(conn, &id, epoch, at)).await?;
         }
     }
@@ -72,7 +72,7 @@ async fn act(engine: &Engine, execution: Execution, now: Timestamp) -> Result<Op
             // Whoever paused it lets it go on; until then only its deadline matters.
             let at = execution.deadline_at.filter(|_| !execution.cancel_told);
             let (id, epoch) = (execution.id, execution.epoch);
-            engine.db.write(move |conn| claims::put_off(conn, &id, epoch, at)).await?;
+            engine.db.write(move |conn| claims::leave_paused(conn, &id, epoch, at)).await?;
             Ok(None)
         }
         _ => claim(engine, &execution.id).await,

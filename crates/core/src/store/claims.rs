@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     id::{Epoch, ExecutionId},
+    model::ExecutionStatus,
     time::Timestamp,
 };
 
@@ -66,15 +67,24 @@ pub fn give_back(conn: &mut DbConnection, fence: &Fence, at: Timestamp) -> Resul
 }
 
 /// Lets the clock come back later to an execution that it could do nothing with, unless somebody has moved it on.
-pub fn put_off(
+pub fn put_off(conn: &mut DbConnection, id: &ExecutionId, epoch: Epoch, at: Timestamp) -> Result<(), StoreError> {
+    let row = executions::table.find(id.as_str()).filter(executions::epoch.eq(epoch.0));
+    diesel::update(row.filter(executions::finished_at.is_null()))
+        .set(executions::due_at.eq(Some(at.0)))
+        .execute(conn)?;
+    Ok(())
+}
+
+/// Leaves an execution alone that a person keeps paused, until its deadline, unless that has changed meanwhile.
+pub fn leave_paused(
     conn: &mut DbConnection,
     id: &ExecutionId,
     epoch: Epoch,
-    at: Option<Timestamp>,
+    deadline: Option<Timestamp>,
 ) -> Result<(), StoreError> {
     let row = executions::table.find(id.as_str()).filter(executions::epoch.eq(epoch.0));
-    diesel::update(row.filter(executions::finished_at.is_null()))
-        .set(executions::due_at.eq(at.map(|at| at.0)))
+    diesel::update(row.filter(executions::status.eq(ExecutionStatus::Paused.as_str())))
+        .set(executions::due_at.eq(deadline.map(|at| at.0)))
         .execute(conn)?;
     Ok(())
 }

@@ -10,15 +10,19 @@ use std::{
 use diesel::RunQueryDsl;
 use durable_core::{
     id::ExecutionId,
+    interpreter::End,
     model::{Execution, ExecutionStatus, Json, Outcome},
     orchestrator::{
+        advance::advance,
         cancel::cancel,
         claim::{Claimed, claim},
         drive::{begin, drive},
         hold::{hold, release},
+        pause::{TurnOutput, pause},
         rescue,
         revive::retry,
-        settle::Retry,
+        settle::{Retry, Settled},
+        signal::{Signalling, signal},
         timers,
     },
 };
@@ -346,5 +350,31 @@ async fn a_row_that_cannot_be_read_stops_nothing_else() {
         assert_eq!(rig.execution(&healthy).await.status, ExecutionStatus::Completed, "{name}");
         // And they do not keep the clock busy.
         assert_eq!(rig.tick().await, 0, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_whose_signal_is_there_already_is_looked_at_by_a_clock_if_its_process_dies() {
+    let _one = ONE.lock().await;
+    for (name, url, _folder) in databases() {
+        let rig = Rig::new(&url, "w");
+        let source = "import durable\nfrom tasks import f\nasync def main():\n    await f(1)\n    return await durable.wait_signal('go')\n";
+        let id = rig.start(source).await;
+        let go = Signalling { execution: id.clone(), name: "go".into(), payload: Json("7".into()), key: None };
+        signal(&rig.engine, go).await.unwrap();
+        let (_, work) = rig.jobs().await.remove(0);
+        let Settled::Recorded(Some(mut turn)) =
+            rig.settle_only(&work, Outcome::Completed(Json("1".into())), Retry::No).await
+        else {
+            panic!("{name}: a claim");
+        };
+        let step = advance(&rig.engine, &mut turn).await.unwrap();
+        let End::Pause(waits) = step.end else { panic!("{name}: {step:?}") };
+        pause(&rig.engine, turn, waits, TurnOutput::default()).await.unwrap().expect("it is written");
+        // Here its process dies.
+        rig.clock.advance(rig.engine.settings.look);
+        rig.tick().await;
+        let execution = rig.execution(&id).await;
+        assert_eq!(execution.output, Some(Json("7".into())), "{name}: {execution:?}");
     }
 }
