@@ -262,7 +262,7 @@ impl TurnOutput {
 /// before, within its transaction). If it then found the execution running, its outcome was committed before our
 /// pause was, so this look, which begins after our pause, sees it. If our pause came first, its claim finds the
 /// execution waiting. Whoever dies in between leaves it to the clock: `due_at` is set while several calls are
-/// pending. An execution that paused on new calls alone needs no look: nobody can have settled
+/// pending, and where the pause itself found an outcome. An execution that paused on new calls alone needs no look: nobody can have settled
 /// calls that did not exist.
 pub async fn look_again(engine: &Engine, id: &ExecutionId) -> Result<Option<Claimed>, OrchestrationError> {
     let key = id.clone();
